@@ -1,0 +1,217 @@
+"""Configuration: every setting that changes recommendations, with its default and its reason.
+
+Read from ``recsys.toml``, stored in the bundle. Settings of the deployment (ports, Redis, keys) are
+environment and command line, never here.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from recsys.events import EVENT_WEIGHTS
+
+EmbeddingModel = Literal["als", "bpr"]
+IndexKind = Literal["exact", "hnsw", "ivfpq", "sq8"]
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or has a value that cannot be used; the text names it."""
+
+
+@dataclass(frozen=True)
+class EventsConfig:
+    # Interest shown by one event of a type, relative to a view. Types absent here keep their
+    # default; a new name declares a new type.
+    weights: dict[str, float] = field(default_factory=lambda: dict(EVENT_WEIGHTS))
+    # Events of a log without a `type` column are of this type.
+    default_type: str = "view"
+    # A `rating` counts as value / rating_scale.
+    rating_scale: float = 5.0
+    # Minutes of silence after which a user's next event opens a new session.
+    idle_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", {**EVENT_WEIGHTS, **self.weights})
+        if self.default_type not in self.weights:
+            raise ConfigError(f"events.default_type: no weight for {self.default_type!r}")
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    max_events: int = 50  # the last events of the session that count
+    max_past_events: int = 100  # the last live events of a known user's earlier sessions
+    decay: float = 0.8  # weight lost per later distinct item, in the session ...
+    past_decay: float = 0.97  # ... and in earlier sessions
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    model: EmbeddingModel = "als"
+    embedding_size: int = 128  # dimensions; quality on click logs is flat beyond
+    epochs: int = 15
+    reg: float = 1.0  # ridge weight of ALS and of the fold-in, any model
+    alpha: float = 20.0  # ALS confidence of one view
+    learning_rate: float = 0.05  # bpr only
+    history_items: int = 100  # a known user's strongest items that join the fold-in
+    history_weight: float = 0.3  # weight of history against the session in fold-in and item-kNN
+
+
+@dataclass(frozen=True)
+class ItemKnnConfig:
+    neighbours: int = 100  # kept per item
+    shrink: float = 0.5  # exponent of item degree in the normalisation; 0.5 on both sides = cosine
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    kind: IndexKind = "exact"
+    hnsw_links: int = 32  # M
+    hnsw_build: int = 200  # efConstruction
+    hnsw_search: int = 128  # efSearch
+    ivf_lists: int = 0  # 0: 4 * sqrt(items)
+    ivf_probes: int = 32
+    pq_subvectors: int = 32  # bytes per vector before re-scoring
+    recall_at: int = 100  # depth at which recall against exact is measured
+    recall_queries: int = 1000
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """Candidates taken from each source."""
+
+    embedding: int = 150
+    item_knn: int = 300
+    popular: int = 100
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """Weight of each named feature in the blend."""
+
+    weights: dict[str, float] = field(
+        default_factory=lambda: {"embedding": 1.0, "item_knn": 1.0, "popularity": 0.05}
+    )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A named kind of list."""
+
+    # Event types that take an item out while they stand in the current session; "any" for all.
+    exclude: tuple[str, ...] = ("cart", "purchase")
+    # Items a known user bought in earlier sessions are out: "always", "never", or "auto": decided
+    # in training, "never" where people buy the same things again.
+    exclude_bought: Literal["auto", "always", "never"] = "auto"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    seed: int = 42
+    threads: int = 1  # embedding training; bpr is reproducible with 1 only
+    # Sessions of an earlier purchase / all purchases by known users, from which `auto` reads
+    # "people buy the same things again".
+    repeat_purchase_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Config:
+    events: EventsConfig = EventsConfig()
+    session: SessionConfig = SessionConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    item_knn: ItemKnnConfig = ItemKnnConfig()
+    index: IndexConfig = IndexConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    ranking: RankingConfig = RankingConfig()
+    training: TrainingConfig = TrainingConfig()
+    placements: dict[str, Placement] = field(
+        default_factory=lambda: {
+            "default": Placement(),
+            "continue": Placement(exclude=(), exclude_bought="never"),
+            "discover": Placement(exclude=("any",), exclude_bought="always"),
+        }
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def load_config(path: Path | None) -> Config:
+    """The configuration in a TOML file, defaults where it is silent; ``None``: all defaults.
+
+    Raises ConfigError naming the file and the setting.
+    """
+    if path is None:
+        return Config()
+    try:
+        return config_from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def config_from_dict(data: dict[str, Any]) -> Config:
+    """Configuration from nested dicts; unknown names are refused with the nearest known one."""
+    data = dict(data)
+    placements = data.pop("placements", None)
+    config: Config = _build(Config, data, "")
+    if placements is not None:
+        named = {n: _build(Placement, p, f"placements.{n}.") for n, p in placements.items()}
+        config = dataclasses.replace(config, placements={**config.placements, **named})
+    return config
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """'; did you mean x?' or '', for error texts."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _build(cls: type[Any], data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where.rstrip('.')}: expected a table, got {data!r}")
+    hints = get_type_hints(cls)
+    values = {}
+    for name, value in data.items():
+        if name not in hints:
+            raise ConfigError(f"{where}{name}: unknown setting{nearest(name, list(hints))}")
+        kind = hints[name]
+        nested = dataclasses.is_dataclass(kind)
+        values[name] = (
+            _build(kind, value, f"{where}{name}.")  # type: ignore[arg-type]  # narrowed by `nested`
+            if nested
+            else _check(kind, value, where + name)
+        )
+    return cls(**values)
+
+
+def _check(kind: Any, value: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if origin is Literal:
+        if value not in get_args(kind):
+            allowed = ", ".join(map(str, get_args(kind)))
+            raise ConfigError(f"{where}: {value!r} is not one of {allowed}")
+        return value
+    if origin in (Union, UnionType):
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        return tuple(_check(get_args(kind)[0], v, where) for v in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        return {k: _check(get_args(kind)[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
+    if kind in (int, float) and value < 0 and "weights" not in where:
+        raise ConfigError(f"{where}: must not be negative, got {value!r}")
+    return value

@@ -1,0 +1,60 @@
+"""Events: what a visitor did, to which item, when. The vocabulary of logs, streams and sessions."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+# Weight of one event as a sign of interest. The scale is relative to a view; negative types
+# cancel what came before them for the same item; zero says nothing about taste.
+EVENT_WEIGHTS: dict[str, float] = {
+    "view": 1.0,
+    "click": 1.0,
+    "play": 1.0,
+    "share": 2.0,
+    "wishlist": 2.0,
+    "cart": 3.0,
+    "rating": 1.0,
+    "purchase": 4.0,
+    "impression": 0.0,
+    "search": 0.0,
+    "remove": -1.0,
+    "dislike": -1.0,
+}
+
+# The only types that may come without an item.
+ITEMLESS_TYPES = frozenset({"search"})
+
+# What a purchase with a negative value (a return) becomes, in a log and in a live event alike.
+RETURN_TYPE = "remove"
+
+MAX_ID_LENGTH = 256  # characters
+MAX_ABS_VALUE = 1e9
+MAX_CLOCK_SKEW = 300.0  # seconds an event may lie in the future
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing a visitor did. ``timestamp`` is Unix seconds."""
+
+    type: str
+    session_id: str
+    item_id: str | None = None
+    user_id: str | None = None
+    event_id: str | None = None
+    timestamp: float = 0.0
+    value: float | None = None
+    recommendation_id: str | None = None
+    position: int | None = None
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+def encode(event: Event) -> bytes:
+    """The event as compact JSON without empty fields: the form held in Redis."""
+    fields = {name: getattr(event, name) for name in Event.__slots__}
+    return orjson.dumps({k: v for k, v in fields.items() if v is not None and v != {}})
+
+
+def decode(payload: bytes) -> Event:
+    """The inverse of :func:`encode`."""
+    return Event(**orjson.loads(payload))

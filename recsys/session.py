@@ -1,0 +1,131 @@
+"""Session: the last events of one visitor, folded by one pure function. Its rules exist only here.
+
+The rules: events that say nothing of taste (searches, impressions) are left out; the others are
+de-duplicated by ``event_id`` (the first counts) and put in time order, ties
+in order of arrival; the last ``max_events`` count; a negative event (``remove``, ``dislike``, a
+return) cancels what came before it for that item; an item weighs the sum of its events' weights
+times ``decay`` to the power of the number of distinct items touched after it. Items stay external
+ids: a session knows no bundle.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.config import EventsConfig, SessionConfig
+from recsys.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """Distinct items of interest, the latest first.
+
+    weights: float32, one per item, > 0. types: the event types that stand for each item.
+    rejected: items whose last word was negative.
+    """
+
+    items: tuple[str, ...] = ()
+    weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    types: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    rejected: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is known live about one visitor.
+
+    version: accepted events so far, as counted by the store. current: the fold of this session.
+    past: the fold of the known user's live events in other sessions.
+    moment: Unix seconds of the latest event, 0 without any.
+    """
+
+    session_id: str | None = None
+    user_id: str | None = None
+    version: int = 0
+    current: Trail = field(default_factory=Trail)
+    past: Trail = field(default_factory=Trail)
+    moment: float = 0.0
+
+    @classmethod
+    def from_events(
+        cls,
+        events: Iterable[Event],
+        user_events: Iterable[Event] = (),
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        version: int = 0,
+        config: SessionConfig | None = None,
+        types: EventsConfig | None = None,
+    ) -> "Session":
+        """Fold a visitor's events.
+
+        events: those of this session. user_events: those of the known user, whatever the session;
+        the ones of this session among them are left out of ``past``.
+        """
+        config, types = config or SessionConfig(), types or EventsConfig()
+        own = _ordered(events, types)[-config.max_events :]
+        if session_id is None and own:
+            session_id = own[-1].session_id
+        elsewhere = [e for e in user_events if e.session_id != session_id]
+        past = _ordered(elsewhere, types)[-config.max_past_events :]
+        return cls(
+            session_id=session_id,
+            user_id=user_id or next((e.user_id for e in reversed(own) if e.user_id), None),
+            version=version,
+            current=_fold(own, config.decay, types),
+            past=_fold(past, config.past_decay, types),
+            moment=max(own[-1].timestamp if own else 0.0, past[-1].timestamp if past else 0.0),
+        )
+
+
+def event_weight(event: Event, types: EventsConfig) -> float:
+    """Interest shown by one event; unknown types say nothing (0)."""
+    weight = types.weights.get(event.type, 0.0)
+    if event.type == "rating" and event.value is not None:
+        return weight * event.value / types.rating_scale
+    return weight
+
+
+def _ordered(events: Iterable[Event], types: EventsConfig) -> list[Event]:
+    seen: set[str] = set()
+    unique = []
+    for event in events:
+        if event.item_id is None or event_weight(event, types) == 0:
+            continue
+        if event.event_id is not None:
+            if event.event_id in seen:
+                continue
+            seen.add(event.event_id)
+        unique.append(event)
+    unique.sort(key=lambda event: event.timestamp)
+    return unique
+
+
+def _fold(events: list[Event], decay: float, types: EventsConfig) -> Trail:
+    weights: dict[str, float] = {}  # in order of the latest touch
+    kinds: dict[str, set[str]] = {}
+    closed: set[str] = set()
+    rejected: set[str] = set()
+    for event in reversed(events):
+        item = event.item_id
+        assert item is not None  # _ordered kept only events of an item
+        if item in closed:
+            continue
+        weight = event_weight(event, types)
+        if weight < 0:
+            closed.add(item)
+            if item not in weights:
+                rejected.add(item)
+        else:
+            weights[item] = weights.get(item, 0.0) + weight
+            kinds.setdefault(item, set()).add(event.type)
+    recency = decay ** np.arange(len(weights))
+    return Trail(
+        items=tuple(weights),
+        weights=(np.fromiter(weights.values(), float, len(weights)) * recency).astype(np.float32),
+        types={item: frozenset(names) for item, names in kinds.items()},
+        rejected=frozenset(rejected),
+    )
