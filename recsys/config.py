@@ -44,7 +44,7 @@ class EventsConfig:
 class SessionConfig:
     max_events: int = 50  # the last events of the session that count
     max_past_events: int = 100  # the last live events of a known user's earlier sessions
-    decay: float = 0.8  # weight lost per later distinct item, in the session ...
+    decay: float = 0.6  # weight lost per later distinct item, in the session ...
     past_decay: float = 0.97  # ... and in earlier sessions
 
 
@@ -63,7 +63,9 @@ class EmbeddingConfig:
 @dataclass(frozen=True)
 class ItemKnnConfig:
     neighbours: int = 100  # kept per item
-    shrink: float = 0.5  # exponent of item degree in the normalisation; 0.5 on both sides = cosine
+    # Exponent of both items' degrees in the normalisation: 0.5 is the cosine, lower favours popular
+    # neighbours.
+    degree_power: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,7 @@ def _build(cls: type[Any], data: Any, where: str) -> Any:
         kind = hints[name]
         nested = dataclasses.is_dataclass(kind)
         values[name] = (
-            _build(kind, value, f"{where}{name}.")  # type: ignore[arg-type]  # narrowed by `nested`
-            if nested
-            else _check(kind, value, where + name)
+            _build(kind, value, f"{where}{name}.") if nested else _check(kind, value, where + name)
         )
     return cls(**values)
 

@@ -1,8 +1,20 @@
 """The one prediction function: the API, the evaluation and the demo all call it."""
 
 from dataclasses import dataclass, field
+from time import perf_counter_ns
+
+import numpy as np
+
+from recsys import ranking, retrieval, rules
+from recsys.bundle import Bundle
+from recsys.config import nearest
+from recsys.session import Session
 
 MAX_N = 1000
+
+
+class UnknownPlacementError(ValueError):
+    """The bundle's configuration has no placement of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +44,73 @@ class Recommendation:
     bundle: str
     timings: dict[str, float] = field(default_factory=dict)
     features: list[dict[str, float]] = field(default_factory=list)
+
+
+def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendation:
+    """Rank what a bundle holds for what a session shows. Pure: no clock, no I/O.
+
+    Fewer than n items come back only when fewer may be shown. Raises UnknownPlacementError.
+    """
+    placement = bundle.config.placements.get(request.placement)
+    if placement is None:
+        known = list(bundle.config.placements)
+        raise UnknownPlacementError(
+            f"unknown placement {request.placement!r}{nearest(request.placement, known)}; "
+            f"known: {', '.join(known)}"
+        )
+    clock = _Stopwatch()
+    who = retrieval.profile(bundle, session, request.item_id)
+    clock.lap("fold_in")
+    named = (*request.exclude, request.item_id) if request.item_id else request.exclude
+    out = rules.excluded(bundle, session, placement, who.user, named)
+    clock.lap("rules")
+    candidates = retrieval.retrieve(bundle, who, request.n + len(out))
+    clock.lap("retrieve")
+    parts = ranking.contributions(bundle, who, candidates)
+    scores = parts.sum(axis=0)
+    clock.lap("rank")
+    allowed = np.flatnonzero(~np.isin(candidates.rows, out))
+    # Rows ascend by popularity, so a stable sort breaks ties by popularity.
+    best = allowed[np.argsort(-scores[allowed], kind="stable")[: request.n]]
+    names = list(ranking.FEATURES)
+    answer = Recommendation(
+        item_ids=bundle.items.ids(candidates.rows[best]),
+        scores=scores[best].tolist(),
+        reasons=[names[k] for k in parts[:, best].argmax(axis=0)],
+        tier=_tier(who),
+        bundle=bundle.version,
+        features=_explained(names, parts[:, best]) if request.explain else [],
+    )
+    clock.lap("select")
+    answer.timings.update(clock.laps)
+    return answer
+
+
+def similar(bundle: Bundle, item_id: str, n: int = 20) -> Recommendation:
+    """Items near one item. Raises KeyError when the bundle does not know it."""
+    if item_id not in bundle.items:
+        raise KeyError(item_id)
+    return recommend(bundle, Session(), Request(n=n, item_id=item_id, placement="discover"))
+
+
+def _tier(who: retrieval.Profile) -> str:
+    if who.fresh:
+        return "session"
+    return "batch" if len(who.past[0]) else "popular"
+
+
+def _explained(names: list[str], parts: ranking.Floats) -> list[dict[str, float]]:
+    return [dict(zip(names, column, strict=True)) for column in parts.T.tolist()]
+
+
+class _Stopwatch:
+    """Microseconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = perf_counter_ns()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter_ns()
+        self.laps[name] = (now - self._last) / 1000
+        self._last = now

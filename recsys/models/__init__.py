@@ -1,0 +1,1 @@
+"""Models: functions from interactions to arrays. Only this package imports implicit."""

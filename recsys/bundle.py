@@ -1,0 +1,209 @@
+"""Bundle: everything serving needs, as one immutable, content-hashed folder of arrays and JSON."""
+
+import dataclasses
+import hashlib
+import io
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from recsys import index as faiss_index
+from recsys.config import Config, ConfigError, config_from_dict
+from recsys.index import Index
+from recsys.interactions import History, IdMap
+from recsys.models.embedding import Embedding
+from recsys.models.item_knn import ItemKnn
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+INDEX = "index.faiss"
+
+Part = TypeVar("Part")
+
+
+class BundleError(ValueError):
+    """A bundle folder is missing, incomplete, altered or of another format."""
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """counts: float32 [items], summed event weights, descending: row order is popularity order."""
+
+    counts: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a bundle beside its arrays.
+
+    cutoff: Unix seconds of the last training event; nothing later may have reached the bundle.
+    clock: "time" or "rows". counts: events, users, items, sessions. metrics: measured at build.
+    exclude_bought: what the placements' "auto" came to.
+    """
+
+    cutoff: float
+    clock: str
+    counts: dict[str, int]
+    metrics: dict[str, float]
+    exclude_bought: bool
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The batch half of a recommendation; in memory after training, memory-mapped when loaded."""
+
+    version: str
+    config: Config
+    facts: Facts
+    items: IdMap
+    users: IdMap
+    history: History
+    popularity: Popularity
+    embedding: Embedding
+    item_knn: ItemKnn
+    index: Index = field(repr=False)
+
+    @property
+    def cutoff(self) -> float:
+        return self.facts.cutoff
+
+
+PARTS: dict[str, type[Any]] = {
+    "items": IdMap,
+    "users": IdMap,
+    "history": History,
+    "popularity": Popularity,
+    "embedding": Embedding,
+    "item_knn": ItemKnn,
+}
+
+
+def save(bundle: Bundle, folder: Path) -> None:
+    """Write a bundle into an existing empty folder, flushed to disk."""
+    for name, array in _arrays(bundle).items():
+        np.save(folder / name, array, allow_pickle=False)
+    faiss_index.save(bundle.index, folder / INDEX)
+    manifest = {
+        "format": FORMAT,
+        "version": bundle.version,
+        "config": bundle.config.to_dict(),
+        "facts": dataclasses.asdict(bundle.facts),
+        "files": {
+            path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+            for path in sorted(folder.iterdir())
+        },
+    }
+    (folder / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+    for path in [*folder.iterdir(), folder]:
+        fsync(path)
+
+
+def load(folder: Path, verify: bool = True) -> Bundle:
+    """Memory-map a bundle. ``verify`` also compares every file's hash with the manifest.
+
+    Raises BundleError, which names what is wrong.
+    """
+    try:
+        manifest = orjson.loads((folder / MANIFEST).read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise BundleError(f"{folder}: no readable {MANIFEST}: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise BundleError(
+            f"{folder}: bundle format {manifest.get('format')}, this version reads {FORMAT}; "
+            "train again"
+        )
+    files = manifest["files"]
+    hashes = {name: facts["sha256"] for name, facts in files.items() if name != INDEX}
+    if _version(hashes, manifest["config"], manifest["facts"]) != manifest["version"]:
+        raise BundleError(f"{folder}: the manifest does not match its version")
+    for name, facts in files.items():
+        _check_file(folder / name, facts, verify)
+    try:
+        parts = {name: _read_part(folder, name, kind) for name, kind in PARTS.items()}
+        return Bundle(
+            version=manifest["version"],
+            config=config_from_dict(manifest["config"]),
+            facts=Facts(**manifest["facts"]),
+            index=faiss_index.load(parts["embedding"].item_factors, folder / INDEX),
+            **parts,
+        )
+    except (OSError, ValueError, RuntimeError, ConfigError) as error:
+        raise BundleError(f"{folder}: {error}") from error
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sealed(bundle: Bundle) -> Bundle:
+    """The same bundle under its version: the hash of its arrays, configuration and facts.
+
+    The same log, configuration and seed give the same version. The index is left out: it follows
+    from the factors, the configuration and the seed.
+    """
+    hashes = {}
+    for name, array in _arrays(bundle).items():
+        digest = hashlib.sha256()
+        np.lib.format.write_array(_Hashed(digest), array, allow_pickle=False)
+        hashes[name] = digest.hexdigest()
+    facts = dataclasses.asdict(bundle.facts)
+    return dataclasses.replace(bundle, version=_version(hashes, bundle.config.to_dict(), facts))
+
+
+class _Hashed(io.RawIOBase):
+    """A file that only remembers its hash."""
+
+    def __init__(self, digest: Any) -> None:
+        self.digest = digest
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return len(data)
+
+
+def _arrays(bundle: Bundle) -> dict[str, NDArray[Any]]:
+    return {
+        f"{name}.{f.name}.npy": getattr(getattr(bundle, name), f.name)
+        for name, kind in PARTS.items()
+        for f in dataclasses.fields(kind)
+    }
+
+
+def _read_part(folder: Path, name: str, kind: type[Part]) -> Part:
+    arrays = {
+        # A plain view of the map: indexing an np.memmap costs microseconds more each time.
+        f.name: np.asarray(
+            np.load(folder / f"{name}.{f.name}.npy", mmap_mode="r", allow_pickle=False)
+        )
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]  # every part is a dataclass
+    }
+    return kind(**arrays)
+
+
+def _version(hashes: dict[str, str], config: dict[str, Any], facts: dict[str, Any]) -> str:
+    content = orjson.dumps([FORMAT, hashes, config, facts], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
+    size = path.stat().st_size if path.exists() else -1
+    if size != facts["bytes"]:
+        state = "is missing" if size < 0 else f"has {size} bytes instead of {facts['bytes']}"
+        raise BundleError(f"{path} {state}")
+    if verify and _sha256(path) != facts["sha256"]:
+        raise BundleError(f"{path} does not match the hash in {MANIFEST}")

@@ -1,0 +1,118 @@
+"""Index: the nearest items to a vector by inner product. Only this module imports faiss."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.config import IndexConfig
+
+
+class Index:
+    """Inner-product search over item factors, float32 [items, d].
+
+    ``exact`` scans the (memory-mapped) factors themselves and has no file of its own; the other
+    kinds hold a FAISS structure and re-score what it finds, so scores are exact for every kind.
+    """
+
+    def __init__(self, factors: NDArray[np.float32], approximate: Any = None) -> None:
+        self.factors = factors
+        self.approximate = approximate
+
+    def search(
+        self, vector: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Up to k item rows and their inner products, best first, ties by row."""
+        k = min(k, len(self.factors))
+        query = np.ascontiguousarray(vector, dtype=np.float32)[None, :]
+        if self.approximate is None:
+            products, rows = faiss.knn(query, self.factors, k, metric=faiss.METRIC_INNER_PRODUCT)
+        else:
+            _, rows = self.approximate.search(query, k)
+        found = rows[0][rows[0] >= 0].astype(np.int32)
+        scores = (
+            products[0][: len(found)] if self.approximate is None else self.factors[found] @ vector
+        )
+        order = np.lexsort((found, -scores))
+        return found[order], scores[order]
+
+
+def build(factors: NDArray[np.float32], config: IndexConfig, seed: int) -> Index:
+    """An index of the configured kind; the same for the same factors and seed."""
+    if config.kind == "exact":
+        return Index(factors)
+    with _one_thread():
+        approximate = _empty(factors, config)
+        if config.kind == "ivfpq":
+            approximate.cp.seed = seed
+            approximate.pq.cp.seed = seed
+        if not approximate.is_trained:
+            approximate.train(factors)
+        approximate.add(factors)
+    return Index(factors, approximate)
+
+
+def measured_recall(index: Index, config: IndexConfig, seed: int) -> float:
+    """Share of the exact top ``recall_at`` that the index finds, over sampled item vectors."""
+    if index.approximate is None:
+        return 1.0
+    rng = np.random.default_rng(seed)
+    count = min(config.recall_queries, len(index.factors))
+    queries = index.factors[np.sort(rng.choice(len(index.factors), count, replace=False))]
+    depth = min(config.recall_at, len(index.factors))
+    _, exact = faiss.knn(queries, index.factors, depth, metric=faiss.METRIC_INNER_PRODUCT)
+    _, found = index.approximate.search(queries, depth)
+    return (
+        float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(exact, found, strict=True)]))
+        / depth
+    )
+
+
+def save(index: Index, path: Path) -> None:
+    """Write the approximate structure; nothing for an exact index."""
+    if index.approximate is not None:
+        faiss.write_index(index.approximate, str(path))
+
+
+def load(factors: NDArray[np.float32], path: Path) -> Index:
+    """The index over these factors, memory-mapped from ``path`` if there is such a file."""
+    if not path.exists():
+        return Index(factors)
+    return Index(factors, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
+
+
+def _empty(factors: NDArray[np.float32], config: IndexConfig) -> Any:
+    items, d = factors.shape
+    if config.kind == "hnsw":
+        graph = faiss.IndexHNSWFlat(d, config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = config.hnsw_build
+        graph.hnsw.efSearch = config.hnsw_search
+        return graph
+    if config.kind == "sq8":
+        kind = faiss.ScalarQuantizer.QT_8bit
+        return faiss.IndexScalarQuantizer(d, kind, faiss.METRIC_INNER_PRODUCT)
+    lists = config.ivf_lists or max(1, min(int(4 * items**0.5), items // 39))
+    if items < 256:
+        raise ValueError(
+            f"index kind ivfpq needs 256 items or more, the log has {items}: use exact"
+        )
+    parts = next(m for m in range(min(config.pq_subvectors, d), 0, -1) if d % m == 0)
+    quantizer = faiss.IndexFlatIP(d)
+    ivf = faiss.IndexIVFPQ(quantizer, d, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
+    ivf.nprobe = config.ivf_probes
+    return ivf
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS builds differ from run to run with several threads."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)

@@ -1,0 +1,34 @@
+"""ALS: implicit-feedback matrix factorisation (Hu, Koren, Volinsky, ICDM 2008)."""
+
+from collections.abc import Callable
+
+import numpy as np
+from implicit.cpu.als import AlternatingLeastSquares
+from numpy.typing import NDArray
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from recsys.config import EmbeddingConfig
+
+
+def fit(
+    matrix: sparse.csr_matrix,
+    config: EmbeddingConfig,
+    seed: int,
+    threads: int,
+    tick: Callable[[], None],
+) -> NDArray[np.float32]:
+    """Item factors, float32 [items, embedding_size]; the same for the same seed and matrix."""
+    # implicit runs its own threads; BLAS threads beside them only fight for the same cores.
+    with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(
+            factors=config.embedding_size,
+            regularization=config.reg,
+            alpha=config.alpha,
+            iterations=config.epochs,
+            num_threads=threads,
+            random_state=seed,
+        )
+        model.fit(matrix, show_progress=False, callback=lambda *_: tick())
+    factors: NDArray[np.float32] = model.item_factors
+    return factors

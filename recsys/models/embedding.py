@@ -1,0 +1,67 @@
+"""Embeddings of items and the fold-in that places a visitor among them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from recsys.config import EmbeddingConfig
+from recsys.models import als, bpr
+
+Fit = Callable[
+    [sparse.csr_matrix, EmbeddingConfig, int, int, Callable[[], None]], NDArray[np.float32]
+]
+
+# Every embedding model is one function and one line here.
+MODELS: dict[str, Fit] = {"als": als.fit, "bpr": bpr.fit}
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """item_factors: float32 [items, d]. projector: float32 [d, d] = (Yᵀ Y + reg I)⁻¹."""
+
+    item_factors: NDArray[np.float32]
+    projector: NDArray[np.float32]
+
+
+def fit(
+    matrix: sparse.csr_matrix,
+    config: EmbeddingConfig,
+    seed: int,
+    threads: int,
+    tick: Callable[[], None] = lambda: None,
+) -> Embedding:
+    """Train the configured model on a visitor x item matrix; ``tick`` is called once an epoch."""
+    factors = MODELS[config.model](matrix, config, seed, threads, tick)
+    factors = np.ascontiguousarray(factors, dtype=np.float32)
+    if not np.isfinite(factors).all():
+        raise FloatingPointError(
+            f"{config.model} diverged: raise [embedding] reg (now {config.reg}) "
+            f"or lower alpha (now {config.alpha})"
+        )
+    wide = factors.astype(np.float64)
+    gram = wide.T @ wide + config.reg * np.eye(factors.shape[1])
+    return Embedding(factors, np.linalg.inv(gram).astype(np.float32))
+
+
+def fold_in(
+    embedding: Embedding, rows: NDArray[np.int32], confidence: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The visitor vector x that solves (Yᵀ Y + reg I + Yₛᵀ (C - I) Yₛ) x = Yₛᵀ C 1.
+
+    rows: int32 [n], distinct item rows. confidence: float32 [n], > 0. Returns float32 [d].
+    With P the projector and G = Yₛ P Yₛᵀ, the Woodbury identity gives
+    x = P Yₛᵀ (I + (C - I) G)⁻¹ C 1: an n x n system instead of d x d.
+    Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets",
+    ICDM 2008, eq. 4. For a model other than ALS it is the same ridge projection.
+    """
+    y = embedding.item_factors[rows]
+    if not len(rows):
+        return np.zeros(embedding.item_factors.shape[1], dtype=np.float32)
+    projected = y @ embedding.projector
+    system = (confidence - 1.0)[:, None] * (projected @ y.T)
+    system.flat[:: len(rows) + 1] += 1.0
+    solution: NDArray[np.float32] = np.linalg.solve(system, confidence) @ projected
+    return solution.astype(np.float32, copy=False)

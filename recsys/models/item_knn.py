@@ -1,0 +1,64 @@
+"""Item-kNN: items that share sessions (Sarwar et al., WWW 2001; Deshpande & Karypis, TOIS 2004)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from implicit.nearest_neighbours import all_pairs_knn
+from numpy.typing import NDArray
+from scipy import sparse
+
+from recsys.config import ItemKnnConfig
+
+
+@dataclass(frozen=True)
+class ItemKnn:
+    """neighbours: int32 [items, k], -1 where there are fewer. similarities: float32 [items, k]."""
+
+    neighbours: NDArray[np.int32]
+    similarities: NDArray[np.float32]
+
+
+def fit(by_session: sparse.csr_matrix, config: ItemKnnConfig, threads: int) -> ItemKnn:
+    """The nearest neighbours of each item under co(i, j) / (degree(i) degree(j)) ** degree_power."""
+    items = by_session.shape[1]
+    degree = np.asarray(by_session.sum(axis=0)).ravel()
+    scale = sparse.diags_array(np.maximum(degree, 1.0) ** -config.degree_power)
+    normalised = sparse.csr_matrix(by_session @ scale, dtype=np.float64)
+    k = min(config.neighbours, items - 1)
+    # One more than asked for: each item is its own nearest neighbour.
+    pairs = all_pairs_knn(normalised, k + 1, show_progress=False, num_threads=threads).tocoo()
+    real = (pairs.row != pairs.col) & (pairs.data > 0)
+    return _table(pairs.row[real], pairs.col[real], pairs.data[real], items, k)
+
+
+def scores(
+    model: ItemKnn, rows: NDArray[np.int32], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Similarity of every item to weighted rows: sum of weight * similarity over sum of weights."""
+    items = len(model.neighbours)
+    if not len(rows):
+        return np.zeros(items, dtype=np.float32)
+    near = model.neighbours[rows]
+    votes = (model.similarities[rows] * (weights / weights.sum())[:, None]).ravel()
+    # Missing neighbours (-1) carry no vote and fall on item 0.
+    total = np.bincount(np.maximum(near, 0).ravel(), weights=votes, minlength=items)
+    return total.astype(np.float32)
+
+
+def _table(
+    row: NDArray[np.int32],
+    col: NDArray[np.int32],
+    data: NDArray[np.float64],
+    items: int,
+    k: int,
+) -> ItemKnn:
+    order = np.lexsort((col, -data, row))
+    row, col, data = row[order], col[order], data[order]
+    starts = np.searchsorted(row, np.arange(items))
+    rank = np.arange(len(row)) - starts[row]
+    keep = rank < k
+    neighbours = np.full((items, k), -1, dtype=np.int32)
+    similarities = np.zeros((items, k), dtype=np.float32)
+    neighbours[row[keep], rank[keep]] = col[keep]
+    similarities[row[keep], rank[keep]] = data[keep]
+    return ItemKnn(neighbours, similarities)

@@ -1,0 +1,34 @@
+"""Rules: which items may not stand in a list, whatever their score."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.bundle import Bundle
+from recsys.config import Placement
+from recsys.session import Session
+
+
+def excluded(
+    bundle: Bundle,
+    session: Session,
+    placement: Placement,
+    user: int,
+    named: tuple[str, ...],
+) -> NDArray[np.int32]:
+    """Item rows that are out: named in the request, rejected, bought, or out by the placement."""
+    out = set(named) | session.current.rejected
+    out.update(item for item in session.current.items if _stands(session, item, placement))
+    always = placement.exclude_bought == "always"
+    if always or (placement.exclude_bought == "auto" and bundle.facts.exclude_bought):
+        out.update(i for i in session.past.items if "purchase" in session.past.types[i])
+        entries = bundle.history.of(user)
+        bought = bundle.history.items[entries][bundle.history.bought[entries]]
+    else:
+        bought = np.zeros(0, dtype=np.int32)
+    rows = bundle.items.rows(sorted(out))
+    return np.unique(np.concatenate([rows[rows >= 0], bought]))
+
+
+def _stands(session: Session, item: str, placement: Placement) -> bool:
+    types = session.current.types[item]
+    return "any" in placement.exclude or not types.isdisjoint(placement.exclude)
