@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recsys import index as faiss_index
 from recsys.config import Config, ConfigError, config_from_dict
+from recsys.events import InputError
 from recsys.index import Index
 from recsys.interactions import History, IdMap
 from recsys.models.embedding import Embedding
@@ -26,7 +27,7 @@ INDEX = "index.faiss"
 Part = TypeVar("Part")
 
 
-class BundleError(ValueError):
+class BundleError(InputError):
     """A bundle folder is missing, incomplete, altered or of another format."""
 
 

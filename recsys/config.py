@@ -12,13 +12,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from recsys.events import EVENT_WEIGHTS
+from recsys.events import EVENT_WEIGHTS, InputError
 
 EmbeddingModel = Literal["als", "bpr"]
 IndexKind = Literal["exact", "hnsw", "ivfpq", "sq8"]
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A setting is unknown or has a value that cannot be used; the text names it."""
 
 

@@ -33,6 +33,10 @@ MAX_ABS_VALUE = 1e9
 MAX_CLOCK_SKEW = 300.0  # seconds an event may lie in the future
 
 
+class InputError(ValueError):
+    """What was given cannot be used; the text names it and the remedy. The base of such errors."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing a visitor did. ``timestamp`` is Unix seconds."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.config import EventsConfig
+from recsys.events import InputError
 
 Rows = NDArray[np.int32]
 
@@ -110,7 +111,7 @@ class Interactions:
     repeat_purchase_rate: float
 
 
-class NoInteractionsError(ValueError):
+class NoInteractionsError(InputError):
     """The log holds no event that says anything about taste."""
 
 

@@ -8,12 +8,13 @@ import numpy as np
 from recsys import ranking, retrieval, rules
 from recsys.bundle import Bundle
 from recsys.config import nearest
+from recsys.events import InputError
 from recsys.session import Session
 
 MAX_N = 1000
 
 
-class UnknownPlacementError(ValueError):
+class UnknownPlacementError(InputError):
     """The bundle's configuration has no placement of that name."""
 
 

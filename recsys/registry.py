@@ -10,11 +10,12 @@ from pathlib import Path
 
 from recsys import bundle as bundles
 from recsys.bundle import Bundle, BundleError
+from recsys.events import InputError
 
 POINTER = "CURRENT"
 
 
-class RegistryError(ValueError):
+class RegistryError(InputError):
     """Nothing is published, or publishing failed; the text says what to do."""
 
 

@@ -1,0 +1,296 @@
+"""The command line: parse, call one function of the library, print what came of it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from recsys.config import Config, load_config
+from recsys.events import InputError
+from recsys.logs import Log, LogError, load_log
+
+OK, FAILED, WRONG_INPUT = 0, 1, 2
+
+# People read stderr; with --json the last line of stdout is one JSON object and nothing else.
+console = Console(stderr=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage or input."""
+    # Libraries' own BLAS threads fight with ours; the first import of numpy has not run yet only
+    # in children, so the variable is for them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted; nothing was published or changed[/]")
+        return FAILED
+    except InputError as error:
+        console.print("[red]error:[/]", escape(str(error)), highlight=False)
+        return WRONG_INPUT
+    except (OSError, RuntimeError, FloatingPointError) as error:
+        console.print("[red]failed:[/]", escape(str(error)), highlight=False)
+        return FAILED
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`recsys train`: log -> bundle -> published."""
+    from recsys.registry import Registry, RegistryError
+    from recsys.training import train as train_bundle
+
+    seconds: dict[str, float] = {}
+    start = perf_counter()
+    config = _config(arguments)
+    log = _load(arguments.log, arguments, config, "rejects.jsonl")
+    seconds["load"] = round(perf_counter() - start, 3)
+    with _progress() as progress:
+        bundle = train_bundle(log, config, progress, seconds)
+        published = perf_counter()
+        try:
+            Registry(arguments.data_dir / "bundles").publish(bundle)
+        except RegistryError as error:
+            raise RuntimeError(str(error)) from error
+        seconds["publish"] = round(perf_counter() - published, 3)
+    seconds["total"] = round(perf_counter() - start, 3)
+    facts = bundle.facts
+    summary = {
+        "bundle": bundle.version,
+        "events": {"read": log.read, "kept": log.kept, "rejected": log.rejected},
+        "users": facts.counts["users"],
+        "items": facts.counts["items"],
+        "sessions": facts.counts["sessions"],
+        "clock": facts.clock,
+        "exclude_bought": facts.exclude_bought,
+        "seconds": seconds,
+        "metrics": facts.metrics,
+        "notes": log.notes,
+    }
+    _show_summary(summary, arguments.data_dir)
+    _print_json(arguments, summary)
+    return OK
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`recsys evaluate`: temporal split -> train on the past -> replay the rest."""
+    from recsys.evaluation.evaluate import evaluate as evaluate_bundle
+    from recsys.evaluation.evaluate import report_table
+    from recsys.training import train as train_bundle
+
+    config = _config(arguments)
+    train_log, test_log = _train_and_test(arguments, config)
+    with _progress() as progress:
+        bundle = train_bundle(train_log, config, progress)
+        report = evaluate_bundle(
+            bundle,
+            test_log,
+            protocol=arguments.protocol,
+            min_prefix=arguments.min_prefix,
+            at=tuple(arguments.at),
+            placement=arguments.placement,
+            progress=progress,
+            seed=config.training.seed,
+        )
+    console.print(report_table(report))
+    for note in [*train_log.notes, *report.notes]:
+        console.print(f"[dim]{note}[/]", highlight=False)
+    _print_json(arguments, report.to_dict())
+    return OK
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """`recsys serve`: the API, with an embedded Redis-compatible server unless given one."""
+    from api.serve import serve as serve_api  # the API sits above this package
+
+    return serve_api(
+        arguments.data_dir,
+        host=arguments.host,
+        port=arguments.port,
+        workers=arguments.workers,
+        redis_url=arguments.redis_url or os.environ.get("RECSYS_REDIS_URL"),
+    )
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """`recsys demo`: real data, a page to try it on, and with --check its proof."""
+    from api.demo import run_demo  # the API sits above this package
+
+    return run_demo(
+        arguments.data_dir,
+        port=arguments.port,
+        check=arguments.check,
+        as_json=arguments.json or arguments.check,
+        open_browser=not arguments.no_browser,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="recsys",
+        description="Recommendations that follow what the visitor is doing right now.",
+        epilog="Start with: recsys demo",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    sub = _command(commands, "train", train, "recsys train clicks.csv --data-dir data")
+    sub.add_argument("log", nargs="+", help="log files, folders or globs")
+    _add_log_options(sub)
+    _add_data_dir(sub)
+
+    sub = _command(commands, "evaluate", evaluate, "recsys evaluate clicks.csv --holdout 1d")
+    sub.add_argument("log", nargs="*", help="one log, split by time")
+    sub.add_argument("--train", nargs="+", metavar="A", help="a log to train on, with --test")
+    sub.add_argument("--test", nargs="+", metavar="B", help="a later log to replay")
+    sub.add_argument(
+        "--holdout",
+        help="what is replayed at the log's end: a period (36h, 1d, 2w) or a share (0.1); "
+        "default: the last tenth of the events",
+    )
+    sub.add_argument("--protocol", choices=["next-item", "rest-of-session"], default="next-item")
+    sub.add_argument("--min-prefix", type=int, default=1, help="first prefix length tested")
+    sub.add_argument("--at", type=int, nargs="+", default=[20], metavar="K", help="list lengths")
+    sub.add_argument("--placement", default="default", help="a placement of the configuration")
+    _add_log_options(sub)
+
+    sub = _command(commands, "serve", serve, "recsys serve --data-dir data --port 8000")
+    _add_data_dir(sub)
+    sub.add_argument("--host", default="127.0.0.1")
+    sub.add_argument("--port", type=int, default=8000)
+    sub.add_argument("--workers", type=int, default=2, help="processes sharing one bundle")
+    sub.add_argument(
+        "--redis-url", help="a Redis to use (or RECSYS_REDIS_URL); default: an embedded one"
+    )
+
+    sub = _command(commands, "demo", demo, "recsys demo --check")
+    _add_data_dir(sub, Path("data/demo"))
+    sub.add_argument("--port", type=int, default=8000)
+    sub.add_argument("--check", action="store_true", help="prove it end to end and exit")
+    sub.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], example: str
+) -> argparse.ArgumentParser:
+    text = (run.__doc__ or "").split(": ", 1)[1]
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:], epilog=f"example: {example}"
+    )
+    sub.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
+    sub.set_defaults(run=run)
+    return sub
+
+
+def _add_data_dir(sub: argparse.ArgumentParser, default: Path = Path("data")) -> None:
+    sub.add_argument("--data-dir", type=Path, default=default, help="bundles and live data")
+
+
+def _add_log_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--config", type=Path, help="recsys.toml")
+    sub.add_argument(
+        "--columns", default="", help="other column names: user_id=visitorid,item_id=itemid"
+    )
+    sub.add_argument("--default-type", help="event type where the log has none (default: view)")
+    sub.add_argument(
+        "--max-bad", type=float, default=0.01, help="share of bad rows at which to stop (0.01)"
+    )
+    sub.add_argument("--rejects", type=Path, help="where bad rows go (default: in the data dir)")
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    default = Path("recsys.toml")
+    return load_config(arguments.config or (default if default.exists() else None))
+
+
+def _load(paths: Sequence[str], arguments: argparse.Namespace, config: Config, rejects: str) -> Log:
+    folder: Path = getattr(arguments, "data_dir", Path("."))
+    log = load_log(
+        paths,
+        columns=_columns(arguments.columns),
+        config=config.events,
+        default_type=arguments.default_type,
+        max_bad=arguments.max_bad,
+        rejects=arguments.rejects or folder / rejects,
+    )
+    if log.rejects_path:
+        console.print(f"[yellow]{sum(log.rejected.values())} rows rejected: {log.rejects_path}[/]")
+    return log
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    broken = [name for name, equals, value in pairs if not (name and equals and value)]
+    if broken:
+        raise LogError(
+            f"--columns: {broken[0]!r} is not NAME=COLUMN; example: user_id=visitorid,item_id=sku"
+        )
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _train_and_test(arguments: argparse.Namespace, config: Config) -> tuple[Log, Log]:
+    from recsys.evaluation.split import DEFAULT_TEST, EvaluationError, split
+
+    if bool(arguments.train) != bool(arguments.test):
+        raise EvaluationError("--train and --test go together: give both, or one log to split")
+    if arguments.train:
+        if arguments.log:
+            raise EvaluationError("give either LOG or --train A --test B, not both")
+        return (
+            _load(arguments.train, arguments, config, "train.rejects.jsonl"),
+            _load(arguments.test, arguments, config, "test.rejects.jsonl"),
+        )
+    if not arguments.log:
+        raise EvaluationError("give a log: recsys evaluate clicks.csv, or --train A --test B")
+    log = _load(arguments.log, arguments, config, "rejects.jsonl")
+    parts = split(log, arguments.holdout or DEFAULT_TEST)
+    for note in parts.notes:
+        console.print(f"[dim]{note}[/]", highlight=False)
+    return parts.train, parts.test
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _show_summary(summary: dict[str, Any], data_dir: Path) -> None:
+    table = Table(title=f"bundle {summary['bundle']}", show_header=False, title_justify="left")
+    events = summary["events"]
+    table.add_row("events read", f"{events['read']:,}")
+    table.add_row("events kept", f"{events['kept']:,}")
+    for reason, count in events["rejected"].items():
+        table.add_row(f"rejected: {reason}", f"{count:,}")
+    for name in ("users", "items", "sessions"):
+        table.add_row(name, f"{summary[name]:,}")
+    for name, value in summary["metrics"].items():
+        table.add_row(name, f"{value:.4f}")
+    table.add_row("bought items", "left out" if summary["exclude_bought"] else "may come again")
+    table.add_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in summary["seconds"].items()))
+    console.print(table)
+    for note in summary["notes"]:
+        console.print(f"[dim]{note}[/]", highlight=False)
+    console.print(f"next: recsys serve --data-dir {data_dir}", highlight=False)
+
+
+def _print_json(arguments: argparse.Namespace, summary: dict[str, Any]) -> None:
+    if arguments.json:
+        print(orjson.dumps(summary, option=orjson.OPT_SERIALIZE_NUMPY).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
