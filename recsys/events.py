@@ -25,6 +25,10 @@ EVENT_WEIGHTS: dict[str, float] = {
 # The only types that may come without an item.
 ITEMLESS_TYPES = frozenset({"search"})
 
+# Live types that count and are logged, but take no place in the capped session: a page full of
+# impressions must not push the clicks out.
+LOG_ONLY_TYPES = frozenset({"impression", "search"})
+
 # What a purchase with a negative value (a return) becomes, in a log and in a live event alike.
 RETURN_TYPE = "remove"
 

@@ -1,0 +1,284 @@
+"""The store on a real server: atomic batches, counted once, capped, and one round trip each."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from recsys.embedded import EmbeddedRedis
+from recsys.events import Event, InputError, decode
+from recsys.store import (
+    Appended,
+    Live,
+    Store,
+    StoreConfig,
+    StoreUnavailable,
+    StoreUrlError,
+    check_url,
+    redacted,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def redis(redis_server: EmbeddedRedis) -> Iterator[Redis]:
+    """A plain client, to look behind the store."""
+    with Redis.from_url(redis_server.url) as client:
+        yield client
+
+
+def click(item: str, session: str = "s", at: float = 0.0, **fields: str) -> Event:
+    return Event("click", session, item, timestamp=at, **fields)  # type: ignore[arg-type]
+
+
+def items(events: list[Event]) -> list[str | None]:
+    return [event.item_id for event in events]
+
+
+async def test_what_was_appended_is_read_back(store: Store) -> None:
+    """Every field of an event survives, in order of arrival, and the version counts events."""
+    full = Event(
+        "rating",
+        "s ü",
+        "i/1",
+        user_id="u",
+        event_id="e",
+        timestamp=1.5,
+        value=4.5,
+        recommendation_id="r",
+        position=3,
+        properties={"a": [1, {"b": None}]},
+    )
+    first = await store.append([full, click("i2", "s ü", at=0.5)])
+    assert first == Appended(2, 0, {"s ü": 2})
+    live = await store.read("s ü", None)
+    assert live.events[0] == full
+    assert items(live.events) == ["i/1", "i2"]
+    assert (live.version, live.user_id) == (2, "u")
+
+
+async def test_an_event_id_counts_once(store: Store) -> None:
+    """Duplicates, in one batch or later, change nothing, but their session's version is told."""
+    event = click("a", event_id="e1")
+    assert await store.append([event, event, click("b")]) == Appended(2, 1, {"s": 2})
+    assert await store.append([event]) == Appended(0, 1, {"s": 2})
+    assert items((await store.read("s", None)).events) == ["a", "b"]
+
+
+async def test_events_without_an_id_get_a_fresh_one(store: Store) -> None:
+    """Two equal events without ids are two events, each with an id of its own."""
+    assert (await store.append([click("a"), click("a")])).accepted == 2
+    ids = {event.event_id for event in (await store.read("s", None)).events}
+    assert len(ids) == 2
+    assert None not in ids
+
+
+async def test_lists_are_capped(store: Store) -> None:
+    """Only the last events of a session and of a user are kept; versions count all."""
+    await store.append([click(str(k), user_id="u") for k in range(12)])
+    live = await store.read("s", None)
+    assert live.version == 12
+    assert items(live.events) == ["7", "8", "9", "10", "11"]
+    assert items(live.user_events) == [str(k) for k in range(4, 12)]
+
+
+async def test_impressions_do_not_push_clicks_out(store: Store, redis: Redis) -> None:
+    """Impressions and searches count and are logged, but take no place in the session."""
+    await store.append([click("a", user_id="u")])
+    shown = [Event("impression", "s", f"i{k}") for k in range(20)] + [Event("search", "s")]
+    assert (await store.append(shown)).versions == {"s": 22}
+    live = await store.read("s", None)
+    assert items(live.events) == items(live.user_events) == ["a"]
+    assert redis.xlen(f"{{{store.config.namespace}}}:log") == 22
+
+
+async def test_the_log_holds_every_accepted_event(store: Store, redis: Redis) -> None:
+    """The live log has each accepted event once, as JSON, with the user its session is known by."""
+    await store.append([click("a"), click("b", user_id="u"), click("c"), click("x", event_id="e")])
+    await store.append([click("x", event_id="e")])
+    entries = [fields for _, fields in redis.xrange(f"{{{store.config.namespace}}}:log")]
+    assert [decode(fields[b"e"]).item_id for fields in entries] == ["a", "b", "c", "x"]
+    assert [fields.get(b"u") for fields in entries] == [None, b"u", b"u", b"u"]
+
+
+async def test_everything_expires(store: Store, redis: Redis) -> None:
+    """Sessions, users and remembered event ids have their times to live."""
+    await store.append([click("a", user_id="u", event_id="e"), Event("search", "only-search")])
+    prefix, config = f"{{{store.config.namespace}}}:", store.config
+    expected = {
+        "session:s:events": config.session_ttl,
+        "session:s:meta": config.session_ttl,
+        "session:only-search:meta": config.session_ttl,
+        "user:u:events": config.user_ttl,
+        "seen:e": config.dedup_ttl,
+    }
+    for key, ttl in expected.items():
+        assert ttl - 10 <= redis.ttl(prefix + key) <= ttl
+    keys = {key.decode().removeprefix(prefix) for key in redis.keys(f"{prefix}*")}
+    assert keys == {*expected, "log"}
+
+
+async def test_versions_have_no_gaps_under_concurrency(store: Store) -> None:
+    """Of many writers to one session each is told a version of its own; none is lost."""
+    answers = await asyncio.gather(*(store.append([click(str(k))]) for k in range(200)))
+    assert sorted(answer.versions["s"] for answer in answers) == list(range(1, 201))
+
+
+async def test_one_id_from_many_writers_counts_once(store: Store) -> None:
+    """Of concurrent deliveries of one event exactly one is accepted."""
+    answers = await asyncio.gather(*(store.append([click("a", event_id="e")]) for _ in range(50)))
+    assert sum(answer.accepted for answer in answers) == 1
+    assert (await store.read("s", None)).version == 1
+
+
+async def test_each_call_is_one_round_trip(store: Store, redis: Redis) -> None:
+    """A batch of any size, a read, an identify: one command each on the wire."""
+    await store.append([click("a")])
+    await store.read("s", None)
+    await store.identify("s", "u")
+    before = redis.info("commandstats")
+    await store.append([click(str(k), f"s{k % 7}", user_id="u") for k in range(500)])
+    await store.read("s1", "u")
+    await store.identify("s1", "v")
+    after = redis.info("commandstats")
+    assert after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"] == 3
+    for name in ("eval", "multi", "get", "ping", "script|load"):
+        assert after.get(f"cmdstat_{name}") == before.get(f"cmdstat_{name}")
+
+
+async def test_scripts_return_after_the_server_forgot_them(store: Store, redis: Redis) -> None:
+    """A restarted server that has no script cached is served without an error."""
+    await store.append([click("a")])
+    redis.script_flush()
+    assert (await store.append([click("b")])).versions == {"s": 2}
+    redis.script_flush()
+    assert (await store.read("s", None)).version == 2
+
+
+async def test_identify_joins_a_session_to_a_user(store: Store) -> None:
+    """What an anonymous session did becomes the user's, once; what it does later follows."""
+    await store.append([click("old", "earlier", user_id="u"), click("a"), click("b")])
+    assert await store.identify("s", "u") == (2, 2)
+    assert await store.identify("s", "u") == (0, 2)
+    await store.append([click("c")])
+    live = await store.read("s", None)
+    assert (live.user_id, items(live.events)) == ("u", ["a", "b", "c"])
+    assert items(live.user_events) == ["old", "a", "b", "c"]
+
+
+async def test_an_event_with_a_user_identifies_its_session(store: Store) -> None:
+    """A login in the middle of a session carries the clicks before it along."""
+    await store.append([click("a"), click("b", user_id="u"), click("c")])
+    assert items((await store.read(None, "u")).user_events) == ["a", "b", "c"]
+
+
+async def test_another_user_takes_over_from_here(store: Store) -> None:
+    """Naming another user moves on: what was recorded stays with the former."""
+    await store.append([click("a", user_id="u")])
+    await store.identify("s", "v")
+    await store.append([click("b")])
+    assert items((await store.read(None, "u")).user_events) == ["a"]
+    assert items((await store.read("s", None)).user_events) == ["b"]
+
+
+async def test_reading_prefers_the_user_asked_for(store: Store) -> None:
+    """The user's events are those of the user given, else of the session's known user."""
+    await store.append([click("a", "s", user_id="u"), click("b", "t", user_id="v")])
+    assert items((await store.read("s", "v")).user_events) == ["b"]
+    assert await store.read("unknown", None) == Live()
+    assert await store.read(None, None) == Live()
+
+
+async def test_forget_leaves_nothing_of_the_session(store: Store) -> None:
+    """A forgotten session is gone, from its user's events too; other sessions stay."""
+    await store.append([click("a", user_id="u"), click("b", "t", user_id="u")])
+    assert await store.forget("s")
+    assert await store.read("s", None) == Live()
+    assert items((await store.read(None, "u")).user_events) == ["b"]
+    assert not await store.forget("s")
+
+
+async def test_namespaces_are_apart(store: Store, redis_server: EmbeddedRedis) -> None:
+    """Two engines on one Redis see nothing of each other."""
+    other = Store(redis_server.url, StoreConfig(namespace=store.config.namespace + "-2"))
+    await store.append([click("a", event_id="e")])
+    assert (await other.append([click("b", event_id="e")])).versions == {"s": 1}
+    assert items((await store.read("s", None)).events) == ["a"]
+    await other.close()
+
+
+async def test_keys_share_one_cluster_slot(store: Store, redis: Redis) -> None:
+    """All keys hash by the namespace alone, whatever an id contains."""
+    await store.append([click("a", "{x}", user_id="}u{", event_id="{e}")])
+    await store.append([click("b", "{y}{")])
+    keys = redis.keys(f"{{{store.config.namespace}}}:*")
+    tags = {key[key.index(b"{") + 1 : key.index(b"}")].decode() for key in keys}
+    assert tags == {store.config.namespace}
+    assert items((await store.read("{y}{", None)).events) == ["b"]
+    with pytest.raises(InputError, match="without braces"):
+        StoreConfig(namespace="a}b")
+
+
+async def test_nobody_there_fails_at_once(tmp_path: Path) -> None:
+    """Without a server calls fail quickly, and for a second not even a try is made."""
+    store = Store(f"unix://{tmp_path}/none.sock")
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        await store.ping()
+    start = time.perf_counter()
+    for _ in range(100):
+        with pytest.raises(StoreUnavailable, match="a moment ago"):
+            await store.append([click("a")])
+    assert time.perf_counter() - start < 0.2
+    await store.close()
+
+
+async def test_a_hanging_server_costs_the_time_limit_once(tmp_path: Path) -> None:
+    """A server that does not answer costs one time limit; it is used again once it does."""
+    with EmbeddedRedis.start(tmp_path) as server:
+        store = Store(server.url, StoreConfig(timeout=0.1))
+        await store.append([click("a")])
+        os.kill(server.pid, signal.SIGSTOP)
+        start = time.perf_counter()
+        with pytest.raises(StoreUnavailable, match=r"within 0\.1 s"):
+            await store.read("s", None)
+        with pytest.raises(StoreUnavailable):
+            await store.read("s", None)
+        assert time.perf_counter() - start < 0.2
+        os.kill(server.pid, signal.SIGCONT)
+        await asyncio.sleep(1.1)
+        assert (await store.read("s", None)).version == 1
+        await store.close()
+
+
+async def test_a_refused_write_does_not_stop_reads(tmp_path: Path) -> None:
+    """A server that takes no writes (out of memory, disk full) still answers reads."""
+    with EmbeddedRedis.start(tmp_path) as server, Redis.from_url(server.url) as redis:
+        store = Store(server.url, StoreConfig(timeout=2))
+        await store.append([click("a")])
+        redis.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailable, match="refuses"):
+            await store.append([click("b")])
+        live = await store.read("s", None)
+        assert (live.version, items(live.events)) == (1, ["a"])
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:6379", "http://localhost", "redis://", "redis://h:x", "unix://"]
+)
+async def test_a_malformed_url_is_explained(url: str) -> None:
+    """What is no Redis URL is refused with the forms that are."""
+    with pytest.raises(StoreUrlError, match="expected redis://HOST:PORT/DB"):
+        Store(url)
+
+
+async def test_passwords_stay_out_of_messages() -> None:
+    """Messages show a URL without its password."""
+    assert redacted("redis://u:secret@h:1/0") == "redis://u:***@h:1/0"
+    assert check_url("redis://:p@h:6379/0") == "redis://:p@h:6379/0"
