@@ -113,7 +113,9 @@ class Placement:
 @dataclass(frozen=True)
 class TrainingConfig:
     seed: int = 42
-    threads: int = 1  # embedding training; bpr is reproducible with 1 only
+    # Threads of training, 0 for all cores. The bundle does not depend on it, except with bpr, which
+    # is reproducible with one thread only and so takes 0 for 1.
+    threads: int = 0
     # Sessions of an earlier purchase / all purchases by known users, from which `auto` reads
     # "people buy the same things again".
     repeat_purchase_rate: float = 0.1

@@ -1,6 +1,5 @@
 """Training: from a log to a bundle, read top to bottom."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -31,7 +30,7 @@ def train(
     config = config or Config()
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
     seconds = {} if seconds is None else seconds
-    seed, threads = config.training.seed, config.training.threads or os.cpu_count() or 1
+    seed, threads = config.training.seed, config.training.threads
 
     with _stage("interactions", seconds, progress):
         data = fold(log.frame, config.events)

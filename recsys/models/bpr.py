@@ -23,7 +23,7 @@ def fit(
         regularization=0.01,
         learning_rate=config.learning_rate,
         iterations=config.epochs,
-        num_threads=threads,
+        num_threads=max(1, threads),
         random_state=seed,
     )
     model.fit(matrix, show_progress=False, callback=lambda *_: tick())

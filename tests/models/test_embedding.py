@@ -1,0 +1,77 @@
+"""One behaviour suite for every embedding model, and the fold-in against implicit's own."""
+
+import numpy as np
+import pytest
+from implicit.cpu.als import AlternatingLeastSquares
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from recsys.config import EmbeddingConfig, EventsConfig
+from recsys.interactions import fold
+from recsys.models import embedding
+from tests.synthetic import checkerboard
+
+
+@pytest.fixture(scope="module")
+def board() -> sparse.csr_matrix:
+    return fold(checkerboard(), EventsConfig()).by_visitor
+
+
+@pytest.mark.parametrize("model", list(embedding.MODELS))
+def test_a_visitor_is_placed_on_their_side_of_the_board(model: str, board) -> None:
+    """Folding in three items of one side ranks that side's other items first."""
+    data = fold(checkerboard(), EventsConfig())
+    config = EmbeddingConfig(model=model, embedding_size=8, epochs=60)
+    vectors = embedding.fit(data.by_visitor, config, seed=3, threads=1)
+    for side in (0, 1):
+        rows = data.items.rows([f"i{side}", f"i{side + 2}", f"i{side + 4}"])
+        scores = vectors.item_factors @ embedding.fold_in(
+            vectors, rows, np.full(3, 10, dtype=np.float32)
+        )
+        top = data.items.ids(np.argsort(-scores)[:10])
+        assert all(int(item[1:]) % 2 == side for item in top)
+
+
+@pytest.mark.parametrize("model", list(embedding.MODELS))
+def test_the_same_seed_gives_the_same_factors(model: str, board) -> None:
+    """Training twice gives the same bytes; another seed gives others."""
+    config = EmbeddingConfig(model=model, embedding_size=8, epochs=3)
+    one, two, other = (embedding.fit(board, config, seed=s, threads=1) for s in (5, 5, 6))
+    assert one.item_factors.tobytes() == two.item_factors.tobytes()
+    assert one.item_factors.tobytes() != other.item_factors.tobytes()
+
+
+@pytest.mark.parametrize("model", list(embedding.MODELS))
+def test_every_epoch_ticks(model: str, board) -> None:
+    """Progress is told once an epoch."""
+    ticks: list[int] = []
+    config = EmbeddingConfig(model=model, embedding_size=4, epochs=7)
+    embedding.fit(board, config, 1, 1, lambda: ticks.append(1))
+    assert len(ticks) == 7
+
+
+def test_fold_in_equals_implicits_recalculation() -> None:
+    """For ALS our n x n fold-in is implicit's own user recalculation to 1e-5."""
+    rng = np.random.default_rng(0)
+    matrix = sparse.random(300, 200, 0.05, "csr", np.float32, random_state=1)
+    matrix.data = rng.integers(1, 6, matrix.nnz).astype(np.float32)
+    config = EmbeddingConfig(embedding_size=32, alpha=20.0, reg=1.0)
+    with threadpool_limits(1, "blas"):
+        reference = AlternatingLeastSquares(
+            32, regularization=1.0, alpha=20.0, iterations=15, num_threads=1, random_state=7
+        )
+        reference.fit(matrix, show_progress=False)
+        ours = embedding.fit(matrix, config, seed=7, threads=1)
+        np.testing.assert_array_equal(ours.item_factors, reference.item_factors)
+        for user in range(100):
+            row = matrix[user]
+            theirs = reference.recalculate_user(user, row)
+            mine = embedding.fold_in(ours, row.indices, row.data * np.float32(config.alpha))
+            np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_fold_in_of_nothing_is_zero(board) -> None:
+    """A stranger's vector is zero."""
+    vectors = embedding.fit(board, EmbeddingConfig(embedding_size=4, epochs=1), 1, 1)
+    nothing = embedding.fold_in(vectors, np.zeros(0, np.int32), np.zeros(0, np.float32))
+    assert nothing.tolist() == [0, 0, 0, 0]

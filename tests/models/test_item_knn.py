@@ -1,0 +1,40 @@
+"""Item-kNN against its formula."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from recsys.config import ItemKnnConfig
+from recsys.models import item_knn
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 9), st.sampled_from([0.0, 0.3, 0.5]))
+def test_similarities_follow_the_formula(seed: int, items: int, power: float) -> None:
+    """Every kept similarity is co(i, j) / (degree(i) degree(j)) ** power; the largest are kept."""
+    rng = np.random.default_rng(seed)
+    dense = (rng.random((12, items)) < 0.4).astype(np.float32)
+    model = item_knn.fit(
+        sparse.csr_matrix(dense), ItemKnnConfig(neighbours=3, degree_power=power), threads=1
+    )
+    degree = np.maximum(dense.sum(axis=0), 1)
+    truth = dense.T @ dense / np.outer(degree, degree) ** power
+    np.fill_diagonal(truth, 0)
+    for item in range(items):
+        kept = model.similarities[item]
+        near = model.neighbours[item]
+        expected = np.sort(truth[item])[::-1][: len(kept)]
+        np.testing.assert_allclose(kept, np.where(expected > 0, expected, 0), rtol=1e-5)
+        np.testing.assert_allclose(truth[item, near[near >= 0]], kept[near >= 0], rtol=1e-5)
+
+
+def test_scores_are_weighted_means() -> None:
+    """Two session items vote by their weights; nothing voted for scores zero."""
+    model = item_knn.ItemKnn(
+        np.array([[2, -1], [2, 3], [0, 1], [1, -1]], dtype=np.int32),
+        np.array([[0.5, 0], [1.0, 0.4], [0.5, 1.0], [0.4, 0]], dtype=np.float32),
+    )
+    total = item_knn.scores(model, np.array([0, 1], np.int32), np.array([3.0, 1.0], np.float32))
+    np.testing.assert_allclose(total, [0, 0, 0.75 * 0.5 + 0.25 * 1.0, 0.25 * 0.4])
+    assert item_knn.scores(model, np.zeros(0, np.int32), np.zeros(0, np.float32)).sum() == 0

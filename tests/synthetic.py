@@ -1,0 +1,46 @@
+"""Small logs whose right answers are obvious."""
+
+import polars as pl
+
+from recsys.config import Config, config_from_dict
+from recsys.logs import COLUMNS
+
+SCHEMA = {
+    "user_id": pl.String,
+    "session_id": pl.String,
+    "item_id": pl.String,
+    "type": pl.String,
+    "timestamp": pl.Float64,
+    "value": pl.Float64,
+    "event_id": pl.String,
+}
+START = 1_700_000_000.0  # Unix seconds
+
+
+def log_frame(rows: list[dict[str, object]]) -> pl.DataFrame:
+    """Rows in standard columns; what is absent is null, the type is a view, time goes on."""
+    full = [
+        {name: None for name in COLUMNS} | {"type": "view", "timestamp": START + k} | row
+        for k, row in enumerate(rows)
+    ]
+    return pl.DataFrame(full, schema=SCHEMA)
+
+
+def checkerboard(users: int = 40, items: int = 20, per_session: int = 6) -> pl.DataFrame:
+    """Even users view even items, odd users odd ones; each user has two sessions."""
+    rows: list[dict[str, object]] = []
+    for user in range(users):
+        side = [f"i{k}" for k in range(items) if k % 2 == user % 2]
+        for session in range(2):
+            for k in range(per_session):
+                item = side[(user // 2 + session * per_session + k) % len(side)]
+                rows.append(
+                    {"user_id": f"u{user}", "session_id": f"u{user}-{session}", "item_id": item}
+                )
+    return log_frame(rows)
+
+
+def small_config(**tables: object) -> Config:
+    """A configuration that trains in milliseconds."""
+    embedding = {"embedding_size": 8, "epochs": 5}
+    return config_from_dict({"embedding": embedding, **tables})

@@ -1,0 +1,64 @@
+"""Reading recsys.toml."""
+
+from pathlib import Path
+
+import pytest
+
+from recsys.config import Config, ConfigError, config_from_dict, load_config
+
+
+def test_defaults_need_no_file() -> None:
+    """Without a file every setting has its default."""
+    assert load_config(None) == Config()
+
+
+def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
+    """Settings in the file replace defaults; the rest stays."""
+    path = tmp_path / "recsys.toml"
+    path.write_text(
+        "[embedding]\nembedding_size = 32\nreg = 3\n[events.weights]\nlook = 0.5\n"
+        '[placements.basket]\nexclude = ["any"]\n'
+    )
+    config = load_config(path)
+    assert config.embedding.embedding_size == 32
+    assert config.embedding.reg == 3.0
+    assert config.events.weights["look"] == 0.5
+    assert config.events.weights["view"] == 1.0
+    assert config.placements["basket"].exclude == ("any",)
+    assert "default" in config.placements
+
+
+def test_a_configuration_survives_the_bundle() -> None:
+    """to_dict and back is the same configuration."""
+    config = config_from_dict({"session": {"decay": 0.3}, "events": {"weights": {"x": -2.0}}})
+    assert config_from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"embeding": {}}, "embeding: unknown setting; did you mean 'embedding'?"),
+        ({"embedding": {"regg": 1}}, "embedding.regg: unknown setting; did you mean 'reg'?"),
+        ({"embedding": {"model": "svd"}}, "embedding.model: 'svd' is not one of als, bpr"),
+        ({"embedding": {"epochs": 1.5}}, "embedding.epochs: expected int, got 1.5"),
+        ({"embedding": {"epochs": True}}, "embedding.epochs: expected int, got True"),
+        ({"embedding": {"epochs": -1}}, "embedding.epochs: must not be negative, got -1"),
+        ({"embedding": 3}, "embedding: expected a table, got 3"),
+        ({"events": {"default_type": "gaze"}}, "events.default_type: no weight for 'gaze'"),
+        ({"placements": {"p": {"exclude": "cart"}}}, "placements.p.exclude: expected a list"),
+    ],
+)
+def test_mistakes_are_named(data: dict[str, object], text: str) -> None:
+    """A wrong setting is refused by its full name, with the nearest known one."""
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(data)
+    assert text in str(caught.value)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    """Missing and malformed files are errors that name the file."""
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("a = ")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):
+        load_config(tmp_path / "bad.toml")

@@ -1,0 +1,35 @@
+"""Events on the wire."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.events import Event, decode, encode
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+OPTIONAL = st.none() | TEXT
+
+
+@given(
+    st.builds(
+        Event,
+        type=TEXT,
+        session_id=TEXT,
+        item_id=OPTIONAL,
+        user_id=OPTIONAL,
+        event_id=OPTIONAL,
+        timestamp=st.floats(0, 4e9),
+        value=st.none() | st.floats(-1e9, 1e9),
+        position=st.none() | st.integers(0, 1000),
+        properties=st.dictionaries(TEXT, st.integers(-9, 9) | TEXT, max_size=3),
+    )
+)
+def test_decode_inverts_encode(event: Event) -> None:
+    """An event that went through Redis is the event that came in."""
+    assert decode(encode(event)) == event
+
+
+def test_encode_leaves_empty_fields_out() -> None:
+    """What was not given takes no room in Redis."""
+    assert encode(Event("view", "s", timestamp=1.0)) == (
+        b'{"type":"view","session_id":"s","timestamp":1.0}'
+    )

@@ -1,0 +1,84 @@
+"""Every kind of index against brute-force numpy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys import index as faiss_index
+from recsys.config import IndexConfig
+
+KINDS = ["exact", "hnsw", "ivfpq", "sq8"]
+
+
+@pytest.fixture(scope="module")
+def factors() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    # Clustered, like real item factors; uniform noise has no neighbours to find.
+    centres = rng.normal(size=(40, 32))
+    return (centres[rng.integers(0, 40, 3000)] + 0.4 * rng.normal(size=(3000, 32))).astype("f4")
+
+
+def test_exact_equals_numpy(factors: np.ndarray) -> None:
+    """The exact index gives numpy's rows and scores for 1,000 queries."""
+    index = faiss_index.build(factors, IndexConfig(), seed=1)
+    queries = np.random.default_rng(1).normal(size=(1000, 32)).astype("f4")
+    for query in queries:
+        rows, scores = index.search(query, 20)
+        truth = factors @ query
+        np.testing.assert_allclose(scores, np.sort(truth)[::-1][:20], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(truth[rows], scores, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recall_is_measured(factors: np.ndarray, kind: str) -> None:
+    """The stored recall is the share of the true neighbours that the index finds."""
+    config = IndexConfig(kind=kind, recall_queries=200, recall_at=20, ivf_lists=16, ivf_probes=8)
+    index = faiss_index.build(factors, config, seed=1)
+    recall = faiss_index.measured_recall(index, config, seed=2)
+    assert 0.5 < recall <= 1.0
+    query = factors[7]
+    true = set(np.argsort(-(factors @ query))[:20].tolist())
+    found = set(index.search(query, 20)[0].tolist())
+    assert len(true & found) >= 8
+    if kind == "exact":
+        assert recall == 1.0
+        assert true == found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_inner_products(factors: np.ndarray, kind: str) -> None:
+    """Whatever the index stores, the scores are exact and descending."""
+    index = faiss_index.build(factors, IndexConfig(kind=kind, ivf_lists=16), seed=1)
+    rows, scores = index.search(factors[3], 50)
+    np.testing.assert_allclose(scores, factors[rows] @ factors[3], rtol=1e-5, atol=1e-4)
+    assert (np.diff(scores) <= 0).all()
+    assert len(set(rows.tolist())) == len(rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_index_answers_the_same(factors: np.ndarray, kind: str, tmp_path: Path) -> None:
+    """Through a file and a memory map nothing changes."""
+    index = faiss_index.build(factors, IndexConfig(kind=kind, ivf_lists=16), seed=1)
+    faiss_index.save(index, tmp_path / "index.faiss")
+    again = faiss_index.load(factors, tmp_path / "index.faiss")
+    for query in factors[:20]:
+        for one, other in zip(index.search(query, 30), again.search(query, 30), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq", "sq8"])
+def test_building_twice_gives_the_same_file(factors: np.ndarray, kind: str, tmp_path: Path) -> None:
+    """The same factors and seed give the same bytes."""
+    files = []
+    for k in range(2):
+        index = faiss_index.build(factors, IndexConfig(kind=kind, ivf_lists=16), seed=1)
+        faiss_index.save(index, tmp_path / str(k))
+        files.append((tmp_path / str(k)).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_asking_for_more_than_there_is(factors: np.ndarray) -> None:
+    """k beyond the catalogue gives the whole catalogue."""
+    index = faiss_index.build(factors[:5], IndexConfig(), seed=1)
+    assert sorted(index.search(factors[0], 20)[0].tolist()) == [0, 1, 2, 3, 4]

@@ -1,0 +1,151 @@
+"""The one prediction function."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from recsys.bundle import Bundle
+from recsys.events import Event
+from recsys.recommend import Request, UnknownPlacementError, recommend, similar
+from recsys.session import Session
+from recsys.training import train
+from tests.synthetic import checkerboard, log_frame, small_config
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return train(checkerboard(), small_config())
+
+
+def session_of(*items: str, type_: str = "view", user: str | None = None) -> Session:
+    events = [Event(type_, "s", item, timestamp=float(k)) for k, item in enumerate(items)]
+    return Session.from_events(events, user_id=user)
+
+
+def sides(items: list[str]) -> set[int]:
+    return {int(item[1:]) % 2 for item in items}
+
+
+def test_the_session_decides_the_side(bundle: Bundle) -> None:
+    """A stranger who views two even items gets even items."""
+    answer = recommend(bundle, session_of("i2", "i4"), Request(n=5))
+    assert answer.tier == "session"
+    assert sides(answer.item_ids) == {0}
+    assert answer.scores == sorted(answer.scores, reverse=True)
+    assert answer.bundle == bundle.version
+
+
+def test_the_latest_click_wins_over_history(bundle: Bundle) -> None:
+    """A user of the even side who now views odd items gets odd items."""
+    request = Request(n=3, placement="discover")
+    usual = recommend(bundle, Session(user_id="u0"), request)
+    assert usual.tier == "batch"
+    now = recommend(bundle, session_of("i1", "i3", "i5", user="u0"), request)
+    assert sides(now.item_ids) == {1}
+
+
+def test_a_known_user_without_session_gets_their_side(bundle: Bundle) -> None:
+    """The batch tier answers from history."""
+    answer = recommend(bundle, Session(user_id="u1"), Request(n=5, placement="continue"))
+    assert answer.tier == "batch"
+    assert sides(answer.item_ids) == {1}
+
+
+def test_a_stranger_gets_popular_items(bundle: Bundle) -> None:
+    """Nothing known: the most popular items, in that order."""
+    answer = recommend(bundle, Session(), Request(n=4))
+    assert answer.tier == "popular"
+    assert answer.item_ids == bundle.items.ids(range(4))
+    assert set(answer.reasons) == {"popularity"}
+
+
+def test_unknown_items_and_users_are_ignored(bundle: Bundle) -> None:
+    """A session of items the bundle never saw is a stranger's."""
+    answer = recommend(bundle, session_of("new", "newer", user="nobody"), Request(n=4))
+    assert answer == dataclasses.replace(
+        recommend(bundle, Session(), Request(n=4)), timings=answer.timings
+    )
+
+
+def test_what_may_not_be_shown_is_not(bundle: Bundle) -> None:
+    """Excluded, carted, rejected and anchor items are out."""
+    events = [
+        Event("view", "s", "i2", timestamp=1),
+        Event("cart", "s", "i4", timestamp=2),
+        Event("dislike", "s", "i6", timestamp=3),
+    ]
+    session = Session.from_events(events)
+    request = Request(n=20, exclude=("i8", "unknown"), item_id="i10")
+    items = recommend(bundle, session, request).item_ids
+    assert not {"i4", "i6", "i8", "i10"} & set(items)
+    assert "i2" in items
+    assert len(items) == 20 - 4
+
+
+def test_a_short_catalogue_is_shown_whole(bundle: Bundle) -> None:
+    """Fewer than n come back only when fewer may be shown."""
+    everything = recommend(bundle, session_of("i2"), Request(n=1000))
+    assert sorted(everything.item_ids) == sorted(bundle.items.ids(range(20)))
+    unseen = recommend(bundle, session_of("i2"), Request(n=1000, placement="discover"))
+    assert len(unseen.item_ids) == 19
+
+
+def test_placements_differ_in_what_they_exclude() -> None:
+    """`discover` leaves out all that was touched or bought, `continue` nothing."""
+    rows = [
+        {"session_id": "x", "user_id": "u", "item_id": i, "type": "purchase"} for i in "abc"
+    ] + [{"session_id": s, "item_id": i} for s in "pqr" for i in "abcdef"]
+    bundle = train(log_frame(rows), small_config())
+    session = session_of("d", user="u")
+
+    def shown(placement: str) -> set[str]:
+        return set(recommend(bundle, session, Request(n=9, placement=placement)).item_ids)
+
+    assert shown("continue") == set("abcdef")
+    assert shown("discover") == set("ef")
+    # Nobody bought anything twice here, so "auto" leaves out what was bought.
+    assert shown("default") == set("def")
+
+
+def test_where_people_buy_again_bought_items_may_return() -> None:
+    """With repeat purchases in the log, `auto` keeps bought items in the lists."""
+    rows = [
+        {"session_id": f"{s}", "user_id": "u", "item_id": i, "type": "purchase"}
+        for s in range(3)
+        for i in "ab"
+    ]
+    bundle = train(log_frame(rows), small_config())
+    assert not bundle.facts.exclude_bought
+    assert set(recommend(bundle, Session(user_id="u"), Request()).item_ids) == {"a", "b"}
+
+
+def test_an_explained_score_is_the_sum_of_its_parts(bundle: Bundle) -> None:
+    """explain names every feature; they add up to the score."""
+    answer = recommend(bundle, session_of("i2"), Request(n=5, explain=True))
+    for score, parts, reason in zip(answer.scores, answer.features, answer.reasons, strict=True):
+        assert score == pytest.approx(sum(parts.values()), abs=1e-6)
+        assert parts[reason] == max(parts.values())
+
+
+def test_similar_items_are_of_the_same_side(bundle: Bundle) -> None:
+    """Neighbours of an odd item are odd, and the item itself is not among them."""
+    answer = similar(bundle, "i3", 5)
+    assert sides(answer.item_ids) == {1}
+    assert "i3" not in answer.item_ids
+    with pytest.raises(KeyError):
+        similar(bundle, "nothing", 5)
+
+
+def test_an_unknown_placement_is_named(bundle: Bundle) -> None:
+    """The error suggests the near name."""
+    with pytest.raises(UnknownPlacementError, match="did you mean 'discover'"):
+        recommend(bundle, Session(), Request(placement="discovery"))
+
+
+def test_the_same_question_has_the_same_answer(bundle: Bundle) -> None:
+    """Two calls differ in nothing but their timings."""
+    one, two = (recommend(bundle, session_of("i2", "i7"), Request()) for _ in range(2))
+    assert one.item_ids == two.item_ids
+    np.testing.assert_array_equal(one.scores, two.scores)
+    assert set(one.timings) == {"fold_in", "rules", "retrieve", "rank", "select"}
