@@ -6,35 +6,28 @@ a Redis Cluster holds the whole engine on one shard; several engines are several
 """
 
 import asyncio
-import hashlib
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from recsys.events import LOG_ONLY_TYPES, Event, InputError, encode
-
-# Every key, after the prefix "{namespace}:". The scripts build them from the same words.
-#   session:<id>:events  list of event payloads in order of arrival, capped, session_ttl
-#   session:<id>:meta    hash: version (accepted events so far), user (last known), session_ttl
-#   user:<id>:events     list of event payloads in order of arrival, capped, user_ttl
-#   seen:<event_id>      a client's event id that was accepted, dedup_ttl
-#   log                  stream of all accepted events: e = payload, u = the session's known user
+from recsys.redis_scripts import APPEND, FORGET, IDENTIFY, READ, Script
 
 SCHEMES = ("redis", "rediss", "unix")
 DOWN_FOR = 1.0  # seconds during which a store that failed is not asked again
-CONNECTIONS = 64  # per process
+TURNS = 5  # looks at the oldest call within the time limit
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class StoreConfig:
     user_ttl: int = 30 * 24 * 3600  # seconds after the last event
     dedup_ttl: int = 7 * 24 * 3600  # seconds an event id is remembered
     log_maxlen: int = 5_000_000  # events kept in the live log, approximately
-    timeout: float = 0.25  # seconds for one round trip, connecting included
+    timeout: float = 0.25  # seconds for one round trip
 
     def __post_init__(self) -> None:
         if not self.namespace or set("{}") & set(self.namespace):
@@ -82,147 +75,14 @@ class StoreUrlError(InputError):
     """The text given as a Redis URL is none."""
 
 
-_COMMON = """
-local prefix = KEYS[1]
-local function events_of(session) return prefix .. 'session:' .. session .. ':events' end
-local function meta_of(session) return prefix .. 'session:' .. session .. ':meta' end
-local function user_of(user) return prefix .. 'user:' .. user .. ':events' end
-local function push(key, payload, cap, ttl)
-  redis.call('RPUSH', key, payload)
-  redis.call('LTRIM', key, -cap, -1)
-  redis.call('EXPIRE', key, ttl)
-end
--- Names the user of a session. Events that belonged to nobody become the user's, in order;
--- those recorded under another user stay with that one. Returns how many were joined.
-local function identify(session, user, user_cap, session_ttl, user_ttl)
-  local meta = meta_of(session)
-  local known = redis.call('HGET', meta, 'user')
-  local joined = 0
-  if known ~= user then
-    redis.call('HSET', meta, 'user', user)
-    if not known then
-      for _, payload in ipairs(redis.call('LRANGE', events_of(session), 0, -1)) do
-        push(user_of(user), payload, user_cap, user_ttl)
-        joined = joined + 1
-      end
-    end
-  end
-  redis.call('EXPIRE', meta, session_ttl)
-  return joined
-end
-"""
-
-# Per event: client's event id or '', session, user or '', '1' if it goes to the log only, payload.
-_APPEND = (
-    _COMMON
-    + """
-local session_cap, user_cap = tonumber(ARGV[1]), tonumber(ARGV[2])
-local session_ttl, user_ttl, dedup_ttl = ARGV[3], ARGV[4], ARGV[5]
-local maxlen = ARGV[6]
-local accepted, duplicates = 0, 0
-for at = 7, #ARGV, 5 do
-  local id, session, user, log_only, payload = unpack(ARGV, at, at + 4)
-  if id ~= '' and not redis.call('SET', prefix .. 'seen:' .. id, '', 'NX', 'EX', dedup_ttl) then
-    duplicates = duplicates + 1
-  else
-    accepted = accepted + 1
-    local meta = meta_of(session)
-    if user ~= '' then
-      identify(session, user, user_cap, session_ttl, user_ttl)
-    else
-      user = redis.call('HGET', meta, 'user') or ''
-    end
-    redis.call('HINCRBY', meta, 'version', 1)
-    redis.call('EXPIRE', meta, session_ttl)
-    if log_only == '0' then
-      push(events_of(session), payload, session_cap, session_ttl)
-      if user ~= '' then push(user_of(user), payload, user_cap, user_ttl) end
-    else
-      redis.call('EXPIRE', events_of(session), session_ttl)
-    end
-    if user ~= '' then
-      redis.call('XADD', prefix .. 'log', 'MAXLEN', '~', maxlen, '*', 'e', payload, 'u', user)
-    else
-      redis.call('XADD', prefix .. 'log', 'MAXLEN', '~', maxlen, '*', 'e', payload)
-    end
-  end
-end
-local reply, named = {accepted, duplicates}, {}
-for at = 7, #ARGV, 5 do
-  local session = ARGV[at + 1]
-  if not named[session] then
-    named[session] = true
-    reply[#reply + 1] = session
-    reply[#reply + 1] = tonumber(redis.call('HGET', meta_of(session), 'version') or 0)
-  end
-end
-return reply
-"""
-)
-
-# ARGV: session or '', user or ''.
-_READ = (
-    _COMMON
-    + """
-local session, user = ARGV[1], ARGV[2]
-local version, events, user_events = 0, {}, {}
-if session ~= '' then
-  local meta = redis.call('HMGET', meta_of(session), 'version', 'user')
-  version = tonumber(meta[1] or 0)
-  events = redis.call('LRANGE', events_of(session), 0, -1)
-  if user == '' and meta[2] then user = meta[2] end
-end
-if user ~= '' then user_events = redis.call('LRANGE', user_of(user), 0, -1) end
-return {version, user, events, user_events}
-"""
-)
-
-# ARGV: session, user, user_cap, session_ttl, user_ttl.
-_IDENTIFY = (
-    _COMMON
-    + """
-local joined = identify(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5])
-return {joined, tonumber(redis.call('HGET', meta_of(ARGV[1]), 'version') or 0)}
-"""
-)
-
-# ARGV: session. Its events are taken out of its known user's as well.
-_FORGET = (
-    _COMMON
-    + """
-local session = ARGV[1]
-local user = redis.call('HGET', meta_of(session), 'user')
-if user then
-  for _, payload in ipairs(redis.call('LRANGE', user_of(user), 0, -1)) do
-    if cjson.decode(payload).session_id == session then
-      redis.call('LREM', user_of(user), 1, payload)
-    end
-  end
-end
-return redis.call('DEL', meta_of(session), events_of(session))
-"""
-)
-
-
 class Store:
     """One engine's live data. Every method is one round trip and raises StoreUnavailable."""
 
     def __init__(self, url: str, config: StoreConfig | None = None) -> None:
         """Connects on first use. Raises StoreUrlError."""
         self.config = config or StoreConfig()
-        self._down_until = 0.0
-        self._redis = Redis.from_pool(
-            BlockingConnectionPool.from_url(
-                check_url(url),
-                max_connections=CONNECTIONS,
-                # One limit around each round trip instead of one per step of it; and no second
-                # try, since a batch whose answer was lost may have been counted.
-                timeout=None,
-                socket_timeout=None,
-                socket_connect_timeout=None,
-                retry=Retry(NoBackoff(), 0),
-            )
-        )
+        self._link = _Link(check_url(url), self.config.timeout)
+        self._prefix = f"{{{self.config.namespace}}}:"
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """Accept a batch, all or nothing; an ``event_id`` seen before counts as a duplicate.
@@ -279,38 +139,129 @@ class Store:
 
     async def ping(self) -> None:
         """Return if Redis answers."""
-        await self._guarded(lambda: self._redis.ping())
+        await self._link.call("PING")
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        await self._link.close()
 
-    async def _run(self, script: "_Script", arguments: list[Any]) -> Any:
-        return await self._guarded(lambda: self._evaluate(script, arguments))
-
-    async def _evaluate(self, script: "_Script", arguments: list[Any]) -> Any:
-        prefix = f"{{{self.config.namespace}}}:"
+    async def _run(self, script: Script, arguments: list[Any]) -> Any:
         try:
-            return await self._redis.evalsha(script.sha, 1, prefix, *arguments)
+            return await self._link.call("EVALSHA", script.sha, 1, self._prefix, *arguments)
         except NoScriptError:  # a server that has just started
-            return await self._redis.eval(script.text, 1, prefix, *arguments)
+            return await self._link.call("EVAL", script.text, 1, self._prefix, *arguments)
 
-    async def _guarded(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Await a round trip within the time limit; after a failure refuse at once for a while."""
-        if time.monotonic() < self._down_until:
-            raise StoreUnavailable("Redis did not answer a moment ago")
+
+class _Link:
+    """One connection for all calls of a process: commands go out as they come, answers return in
+    the same order. A pool would cost several turns of a busy event loop per call.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._timeout = timeout
+        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
+        self._connecting = asyncio.Lock()
+        self._connection: AbstractConnection | None = None
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._down_until = 0.0
+
+    async def call(self, *command: Any) -> Any:
+        """The answer to a command. Raises StoreUnavailable, NoScriptError.
+
+        Never tried twice: a batch whose answer was lost may have been counted.
+        """
+        connection = self._connection or await self._connect()
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
         try:
-            async with asyncio.timeout(self.config.timeout):
-                return await call()
-        except TimeoutError as error:
-            reason = f"no answer from Redis within {self.config.timeout:g} s"
-            failure: Exception = error
-        except (RedisConnectionError, BusyLoadingError, RedisTimeoutError, OSError) as error:
-            reason, failure = f"Redis cannot be reached: {error}", error
+            await connection.send_packed_command(
+                connection.pack_command(*command), check_health=False
+            )
+        except (RedisError, OSError) as error:
+            if self._connection is connection:
+                self._drop(f"Redis cannot be reached: {error}")
+        try:
+            return await answer
+        except NoScriptError:
+            raise
         except RedisError as error:
             # It answers, but refuses this command (disk full, read-only, out of memory).
             raise StoreUnavailable(f"Redis refuses: {error}") from error
+
+    async def close(self) -> None:
+        tasks = self._tasks
+        self._drop("the store was closed")
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _connect(self) -> AbstractConnection:
+        async with self._connecting:
+            if self._connection is not None:  # made while this call waited its turn
+                return self._connection
+            if time.monotonic() < self._down_until:
+                raise StoreUnavailable("Redis did not answer a moment ago")
+            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
+                async with asyncio.timeout(2 * self._timeout):
+                    await connection.connect()  # type: ignore[no-untyped-call]
+            except (RedisError, OSError) as error:  # TimeoutError is an OSError
+                self._down_until = time.monotonic() + DOWN_FOR
+                await connection.disconnect(nowait=True)
+                reason = str(error) or f"no answer within {2 * self._timeout:g} s"
+                raise StoreUnavailable(f"Redis cannot be reached: {reason}") from error
+            self._connection = connection
+            self._tasks = [
+                asyncio.create_task(self._receive(connection)),
+                asyncio.create_task(self._watch()),
+            ]
+            return connection
+
+    async def _receive(self, connection: AbstractConnection) -> None:
+        """Hand each answer to the call that waits longest."""
+        try:
+            while True:
+                outcome: Any
+                try:
+                    outcome = await connection.read_response(disconnect_on_error=False)
+                except ResponseError as error:
+                    outcome = error
+                waiting = self._waiting.popleft()
+                if waiting.done():  # its caller was cancelled
+                    continue
+                if isinstance(outcome, ResponseError):
+                    waiting.set_exception(outcome)
+                else:
+                    waiting.set_result(outcome)
+        except (RedisError, OSError) as error:
+            self._drop(f"Redis cannot be reached: {error}")
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def _watch(self) -> None:
+        """Give the connection up when an answer is overdue.
+
+        Time is counted in turns of the event loop in which an answer could have been read, so a
+        process that is itself busy does not take that for silence of Redis.
+        """
+        oldest, turns = None, 0
+        while turns < TURNS:
+            await asyncio.sleep(self._timeout / TURNS)
+            first = self._waiting[0] if self._waiting else None
+            turns = turns + 1 if first is oldest and first is not None else 0
+            oldest = first
+        self._drop(f"no answer from Redis within {self._timeout:g} s")
+
+    def _drop(self, reason: str) -> None:
+        """Fail every call under way, and refuse new ones for a while."""
+        self._connection = None
         self._down_until = time.monotonic() + DOWN_FOR
-        raise StoreUnavailable(reason) from failure
+        waiting, self._waiting = self._waiting, deque()
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(StoreUnavailable(reason))
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
 
 
 def check_url(url: str) -> str:
@@ -338,16 +289,3 @@ def redacted(url: str) -> str:
 def _decoded(payloads: list[bytes]) -> list[Event]:
     # One JSON document for all of them: a third of the time of decoding each.
     return [Event(**fields) for fields in orjson.loads(b"[" + b",".join(payloads) + b"]")]
-
-
-@dataclass(frozen=True)
-class _Script:
-    text: str
-    sha: str
-
-
-def _script(text: str) -> _Script:
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-APPEND, READ, IDENTIFY, FORGET = map(_script, (_APPEND, _READ, _IDENTIFY, _FORGET))

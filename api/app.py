@@ -1,0 +1,49 @@
+"""The application: one engine per process, its routes, its errors, its description."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import FastAPI
+
+from api import errors, openapi
+from api.engine import Engine
+from api.routes import events, health, items, recommendations, sessions
+from api.settings import Settings, from_environment
+from api.telemetry import Telemetry
+from recsys.registry import Registry
+from recsys.store import Store, StoreUnavailable
+
+DESCRIPTION = "Recommendations that follow what the visitor is doing right now."
+
+
+def create_app(settings: Settings | None = None, now: Callable[[], float] = time.time) -> FastAPI:
+    """The API. settings: default those of the environment. now: the clock, Unix seconds."""
+    settings = settings or from_environment(os.environ)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        registry = Registry(settings.data_dir / "bundles")
+        engine = Engine(settings, Store(settings.redis_url, settings.store), registry, now)
+        app.state.engine = engine
+        await engine.refresh()
+        with contextlib.suppress(StoreUnavailable):  # connected before the first request
+            await engine.store.ping()
+        watcher = asyncio.create_task(engine.watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+            await engine.store.close()
+
+    app = FastAPI(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app.add_middleware(Telemetry)
+    errors.install(app)
+    openapi.install(app)
+    for routes in (events, recommendations, items, sessions, health):
+        app.include_router(routes.router)
+    return app

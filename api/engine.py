@@ -1,0 +1,85 @@
+"""Engine: what a worker process serves from: the active bundle, the store, the settings."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from api import telemetry
+from api.errors import Problem
+from api.settings import Settings
+from recsys.bundle import Bundle
+from recsys.registry import Registry
+from recsys.store import Store
+
+logger = logging.getLogger("recsys.api")
+
+RETRY_LOAD = 30.0  # seconds until a bundle that could not be loaded is tried again
+
+
+@dataclass
+class Engine:
+    """One worker's state. A handler takes ``bundle`` once, so a swap is one assignment."""
+
+    settings: Settings
+    store: Store
+    registry: Registry
+    now: Callable[[], float] = time.time  # Unix seconds
+    bundle: Bundle | None = None
+    flaw: str | None = None  # why the active bundle could not be loaded
+    _failed: tuple[str, float] = field(default=("", 0.0), repr=False)
+
+    async def refresh(self) -> None:
+        """Load the active bundle if it is another one; keep the old one when that fails."""
+        version = await asyncio.to_thread(self._wanted)
+        if version is None or (self.bundle and self.bundle.version == version):
+            return
+        failed, when = self._failed
+        if failed == version and time.monotonic() < when + RETRY_LOAD:
+            return
+        try:
+            bundle = await asyncio.to_thread(self.registry.load, version)
+        except Exception as error:  # whatever is wrong with it, the old one goes on serving
+            self.flaw, self._failed = str(error), (version, time.monotonic())
+            kept = self.bundle.version if self.bundle else "none"
+            logger.error("bundle %s cannot be loaded, keeping %s: %s", version, kept, error)
+            return
+        telemetry.bundle_swapped(self.bundle.version if self.bundle else None, version)
+        self.bundle, self.flaw = bundle, None
+        logger.info("serving bundle %s", version)
+
+    async def watch(self) -> None:
+        """Follow the registry's pointer until cancelled."""
+        while True:
+            await asyncio.sleep(self.settings.poll_seconds)
+            await self.refresh()
+
+    def active_bundle(self) -> Bundle:
+        """The bundle to answer from. Raises Problem 503 that says what to run."""
+        bundle = self.bundle
+        if bundle is None:
+            raise Problem(503, "no-bundle", self._no_bundle(), headers={"Retry-After": "5"})
+        return bundle
+
+    def _wanted(self) -> str | None:
+        try:
+            return self.registry.active()
+        except OSError as error:
+            logger.error("the active bundle cannot be looked up: %s", error)
+            return None
+
+    def _no_bundle(self) -> str:
+        if self.flaw:
+            return f"the active bundle cannot be loaded: {self.flaw}"
+        return (
+            "no bundle has been trained yet: "
+            f"run `recsys train LOG --data-dir {self.settings.data_dir}`"
+        )
+
+
+def engine_of(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine

@@ -1,0 +1,140 @@
+"""/v1/recommendations: read the live session, fold it, recommend, answer."""
+
+import os
+from time import perf_counter_ns
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from api import telemetry
+from api.body import read_object
+from api.engine import Engine, engine_of
+from api.errors import Problem, field_errors, invalid, store_unavailable
+from api.openapi import answers, body_of, query_of
+from api.schemas import RecommendIn, RecommendOut
+from recsys.recommend import Recommendation, UnknownPlacementError, recommend
+from recsys.recommend import Request as Wanted
+from recsys.session import Session
+from recsys.store import Live, StoreUnavailable
+
+router = APIRouter(tags=["recommendations"])
+
+FIELDS = list(RecommendIn.model_fields)
+STORE_UNAVAILABLE = "store-unavailable"
+# Why an answer is of a lower tier although nothing failed.
+LACKING = {"batch": "no-session-events", "popular": "nothing-known"}
+
+
+@router.post(
+    "/v1/recommendations",
+    responses=answers(RecommendOut, 200, 400, 409, 413, 415, 422, 503),
+    openapi_extra=body_of(RecommendIn),
+)
+async def post_recommendations(request: Request) -> Response:
+    """Items for a visitor, reflecting every event acknowledged before."""
+    engine = engine_of(request)
+    data = await read_object(request, engine.settings.max_body)
+    try:
+        wanted = RecommendIn.model_validate(data)
+    except ValidationError as error:
+        raise invalid(*field_errors(error, FIELDS)) from None
+    return await _answer(engine, wanted)
+
+
+@router.get(
+    "/v1/recommendations",
+    responses=answers(RecommendOut, 200, 409, 422, 503),
+    openapi_extra=query_of(RecommendIn, "exclude", "filter", "boost"),
+)
+async def get_recommendations(request: Request) -> Response:
+    """The same with query parameters."""
+    try:
+        wanted = RecommendIn.model_validate_strings(dict(request.query_params))
+    except ValidationError as error:
+        raise invalid(*field_errors(error, FIELDS)) from None
+    return await _answer(engine_of(request), wanted)
+
+
+def listed(result: Recommendation) -> list[dict[str, Any]]:
+    """The items of an answer."""
+    items: list[dict[str, Any]] = [
+        {"item_id": item, "score": score, "rank": rank, "reason": reason}
+        for rank, (item, score, reason) in enumerate(
+            zip(result.item_ids, result.scores, result.reasons, strict=True), 1
+        )
+    ]
+    for item, features in zip(items, result.features, strict=False):
+        item["features"] = features
+    return items
+
+
+async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
+    bundle = engine.active_bundle()
+    start = perf_counter_ns()
+    live, degraded = await _live(engine, wanted)
+    read = perf_counter_ns()
+    session = Session.from_events(
+        live.events,
+        live.user_events,
+        session_id=wanted.session_id,
+        user_id=wanted.user_id or live.user_id,
+        version=live.version,
+        config=bundle.config.session,
+        types=bundle.config.events,
+    )
+    folded = perf_counter_ns()
+    try:
+        result = recommend(
+            bundle,
+            session,
+            Wanted(
+                n=wanted.n,
+                placement=wanted.placement,
+                item_id=wanted.item_id,
+                exclude=tuple(wanted.exclude),
+                explain=wanted.explain,
+            ),
+        )
+    except UnknownPlacementError as error:
+        raise invalid(("placement", str(error))) from error
+    degraded = degraded or LACKING.get(result.tier)
+    answer: dict[str, Any] = {
+        "recommendation_id": os.urandom(16).hex(),
+        "items": listed(result),
+        "bundle": result.bundle,
+        "session_version": session.version,
+        "tier": result.tier,
+    }
+    if wanted.timings:
+        answer["timings"] = {
+            "store_read": (read - start) / 1000,
+            "session": (folded - read) / 1000,
+            **result.timings,
+            "total": (perf_counter_ns() - start) / 1000,
+        }
+    telemetry.recommended(result.tier, degraded)
+    headers = {"X-Degraded": degraded} if degraded else None
+    return Response(orjson.dumps(answer), 200, headers, "application/json")
+
+
+async def _live(engine: Engine, wanted: RecommendIn) -> tuple[Live, str | None]:
+    """The visitor's live data, and why it is missing when Redis does not answer.
+
+    A list from an older state than asked for is never made up: that is 409, or 503 without Redis.
+    """
+    least = wanted.min_session_version or 0
+    if least and wanted.session_id is None:
+        raise invalid(("min_session_version", "needs a session_id"))
+    try:
+        live = await engine.store.read(wanted.session_id, wanted.user_id)
+    except StoreUnavailable as error:
+        telemetry.store_errors.inc()
+        if least:
+            raise store_unavailable() from error
+        return Live(), STORE_UNAVAILABLE
+    if live.version < least:
+        detail = f"session {wanted.session_id!r} is at version {live.version}, not yet {least}"
+        raise Problem(409, "session-version", detail, fields=[("min_session_version", detail)])
+    return live, None

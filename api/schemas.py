@@ -1,0 +1,218 @@
+"""The shapes of requests and answers: validation, and what OpenAPI shows."""
+
+from typing import Annotated, Any
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from recsys.events import MAX_ABS_VALUE, MAX_ID_LENGTH
+from recsys.recommend import MAX_N
+
+MAX_EVENTS = 1000  # in one request
+MAX_EXCLUDED = 10_000  # items named in one request
+MAX_VERSION = 2**53  # beyond it JSON numbers are not exact
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _not_yet(value: Any) -> Any:
+    if value is not None:
+        raise PydanticCustomError("not_available", "not available yet: it needs the catalogue")
+    return value
+
+
+def _storable(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        raise PydanticCustomError("too_deep", "nested too deeply") from error
+    return value
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+Later = Annotated[Any, AfterValidator(_not_yet)]
+Number = Annotated[float, Field(ge=-MAX_ABS_VALUE, le=MAX_ABS_VALUE, allow_inf_nan=False)]
+
+
+class EventIn(BaseModel):
+    """One thing a visitor did."""
+
+    model_config = STRICT
+
+    type: str = Field(description="a configured event type", examples=["cart"])
+    session_id: Id = Field(examples=["s-7f3a"])
+    item_id: Id | None = Field(None, description="required but for `search`", examples=["1082185"])
+    user_id: Id | None = Field(None, description="identifies the session as this user's")
+    event_id: Id | None = Field(None, description="the same id counts once", examples=["e-1"])
+    timestamp: float | str | None = Field(
+        None,
+        description="RFC 3339, or Unix seconds or milliseconds; default now",
+        examples=["2026-03-01T12:00:00Z"],
+    )
+    value: Number | None = Field(None, description="price, rating; negative is a return")
+    recommendation_id: Id | None = Field(None, description="the list the item was taken from")
+    position: int | None = Field(None, ge=0, le=10**6, description="rank in that list")
+    properties: Annotated[dict[str, Any], AfterValidator(_storable)] = Field(default_factory=dict)
+
+
+class EventsIn(BaseModel):
+    """A batch of events; one bad event does not spoil the others."""
+
+    model_config = STRICT
+
+    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class Rejected(BaseModel):
+    index: int
+    field: str
+    message: str
+
+
+class EventsOut(BaseModel):
+    accepted: int
+    duplicates: int
+    rejected: list[Rejected]
+    sessions: dict[str, int] = Field(description="version of each session named")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "accepted": 1,
+                "duplicates": 0,
+                "rejected": [
+                    {"index": 1, "field": "type", "message": "unknown type 'crat'; ..."},
+                ],
+                "sessions": {"s-7f3a": 3},
+            }
+        }
+    )
+
+
+class RecommendIn(BaseModel):
+    """What is asked for; everything is optional."""
+
+    model_config = STRICT
+
+    session_id: Id | None = Field(None, examples=["s-7f3a"])
+    user_id: Id | None = Field(None, examples=["2375"])
+    n: int = Field(20, ge=1, le=MAX_N, description="items wanted")
+    placement: str = Field("default", description="a configured kind of list")
+    item_id: Id | None = Field(None, description="the item on the page; never returned")
+    filter: Later = Field(None, description="not available yet")
+    exclude: list[Id] = Field(
+        default_factory=list, max_length=MAX_EXCLUDED, description="items not to return"
+    )
+    boost: Later = Field(None, description="not available yet")
+    diversity: Later = Field(None, description="not available yet")
+    min_session_version: int | None = Field(
+        None, ge=0, le=MAX_VERSION, description="never answer from an older state"
+    )
+    explain: bool = Field(False, description="each item's weighted features")
+    timings: bool = Field(False, description="microseconds per stage")
+
+
+class SimilarIn(BaseModel):
+    model_config = STRICT
+
+    n: int = Field(20, ge=1, le=MAX_N)
+    filter: Later = Field(None)
+
+
+class IdentifyIn(BaseModel):
+    model_config = STRICT
+
+    user_id: Id = Field(examples=["2375"])
+
+
+class RecommendedItem(BaseModel):
+    item_id: str
+    score: float
+    rank: int = Field(description="from 1")
+    reason: str = Field(description="the feature that carried the item")
+    features: dict[str, float] | None = Field(None, description="with `explain`")
+
+
+class RecommendOut(BaseModel):
+    """A list of items, best first."""
+
+    recommendation_id: str
+    items: list[RecommendedItem]
+    bundle: str
+    session_version: int = Field(description="the session's state this list reflects")
+    tier: str = Field(description="session, batch or popular")
+    timings: dict[str, float] | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "recommendation_id": "0f6a1c3e5b7d4a6f8c9e0d1b2a3f4c5d",
+                "items": [
+                    {"item_id": "1029743", "score": 0.83, "rank": 1, "reason": "embedding"},
+                    {"item_id": "995242", "score": 0.71, "rank": 2, "reason": "item_knn"},
+                ],
+                "bundle": "6d0c1f0a9be24c11",
+                "session_version": 3,
+                "tier": "session",
+            }
+        }
+    )
+
+
+class SimilarOut(BaseModel):
+    """Items near one item, best first."""
+
+    items: list[RecommendedItem]
+    bundle: str
+
+
+class SessionOut(BaseModel):
+    """What is held live of a session, in order of arrival."""
+
+    session_id: str
+    user_id: str | None
+    version: int
+    events: list[EventIn]
+
+
+class IdentifyOut(BaseModel):
+    session_id: str
+    user_id: str
+    version: int
+    joined: int = Field(description="earlier events of the session that became the user's")
+
+
+class Health(BaseModel):
+    status: str = Field(examples=["ready"])
+    bundle: str | None = None
+    store: str | None = Field(None, examples=["up"])
+
+
+class FieldError(BaseModel):
+    field: str
+    message: str
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457 problem."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "/problems/invalid-request",
+                "title": "Unprocessable Entity",
+                "status": 422,
+                "detail": "sesion_id: unknown field; did you mean 'session_id'?",
+                "errors": [
+                    {"field": "sesion_id", "message": "unknown field; did you mean 'session_id'?"}
+                ],
+            }
+        }
+    )

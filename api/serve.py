@@ -1,0 +1,285 @@
+"""`recsys serve`: an embedded Redis unless given one, worker processes, and an orderly end."""
+
+import asyncio
+import contextlib
+import errno
+import http.client
+import ipaddress
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+
+import orjson
+import uvicorn
+
+from api.settings import from_environment
+from recsys.embedded import EmbeddedRedis, end_with_parent
+from recsys.events import InputError
+from recsys.store import Store, StoreConfig, StoreUnavailable, check_url, redacted
+
+logger = logging.getLogger("recsys.serve")
+
+APP = "api.app:create_app"
+BACKLOG = 2048  # connections waiting per worker
+STOP_TIMEOUT = 10  # seconds for requests under way when stopping
+YOUNG = 5.0  # seconds; a worker that dies younger failed to start
+MAX_YOUNG_DEATHS = 3  # in a row, then serving is given up
+# Workers share the cores already; numpy's and FAISS's own threads would only fight over them.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class ServeError(InputError):
+    """What was asked for cannot be served; the text says why and what helps."""
+
+
+def serve(
+    data_dir: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 2,
+    redis_url: str | None = None,
+    *,
+    app: str = APP,
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit status, 1 when the workers do not start.
+
+    Runs in the main thread. app: "module:function" that makes the application. environment: more
+    variables for the workers. Raises ServeError, StoreUrlError, EmbeddedError.
+    """
+    _check_host(host)
+    if workers < 1:
+        raise ServeError(f"workers: at least 1 is needed, got {workers}")
+    stop = threading.Event()
+    with contextlib.ExitStack() as stack:
+        sockets = _listen(host, port, workers, stack)
+        port = sockets[0].getsockname()[1]
+        stack.enter_context(_signals(stop))
+        if redis_url:
+            _check_redis(redis_url)
+        else:
+            server = stack.enter_context(EmbeddedRedis.start(Path(data_dir) / "redis"))
+            redis_url = server.url
+        metrics = tempfile.mkdtemp(prefix="recsys-metrics-")
+        stack.callback(shutil.rmtree, metrics, ignore_errors=True)
+        variables = {
+            **{name: os.environ.get(name, "1") for name in THREAD_VARIABLES},
+            **(environment or {}),
+            "RECSYS_DATA_DIR": str(data_dir),
+            "RECSYS_REDIS_URL": redis_url,
+            "PROMETHEUS_MULTIPROC_DIR": metrics,
+        }
+        stack.enter_context(_environment(variables))
+        from_environment(os.environ)  # a bad variable is told here, once
+        announcer = threading.Thread(
+            target=_announce, args=(host, port, stop, f"{workers} workers"), daemon=True
+        )
+        announcer.start()
+        status = _run_workers(app, sockets, metrics, stop)
+        stop.set()
+        announcer.join()
+    return status
+
+
+def _run_workers(
+    app: str, sockets: list[socket.socket], metrics: str, stop: threading.Event
+) -> int:
+    """Keep one worker per socket until told to stop, then end them all."""
+    running = [_start(app, listener) for listener in sockets]
+    started = [time.monotonic()] * len(sockets)
+    young_deaths = 0
+    try:
+        while not stop.is_set():
+            wait([process.sentinel for process in running], timeout=0.2)
+            for k, process in enumerate(running):
+                if process.exitcode is None or stop.is_set():
+                    continue
+                logger.error("worker %d ended with status %d", process.pid, process.exitcode)
+                _forget_metrics(metrics, process)
+                young = time.monotonic() - started[k] < YOUNG
+                young_deaths = young_deaths + 1 if young else 0
+                if young_deaths >= MAX_YOUNG_DEATHS:
+                    logger.error("workers do not start; giving up")
+                    return 1
+                running[k], started[k] = _start(app, sockets[k]), time.monotonic()
+        return 0
+    finally:
+        _end(running)
+
+
+def _start(app: str, listener: socket.socket) -> SpawnProcess:
+    # A fresh interpreter: forking would copy threads' locks and the parent's event loop.
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(app, listener, os.getpid()), daemon=False
+    )
+    process.start()
+    return process
+
+
+def _work(app: str, listener: socket.socket, parent: int) -> None:
+    """A worker process: one event loop on one listening socket."""
+    end_with_parent(parent)
+    # Ctrl-C reaches the whole group. Uvicorn stops, then raises the signal again for the handler
+    # that was there before, which would print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = uvicorn.Config(
+        app,
+        factory=True,
+        loop="auto",
+        http="auto",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=STOP_TIMEOUT,
+    )
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("recsys").setLevel(logging.INFO)
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(3)
+
+
+def _end(processes: list[SpawnProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT + 2
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+def _forget_metrics(folder: str, process: SpawnProcess) -> None:
+    """A dead worker's gauges are no longer true; its counters stay in the sums."""
+    for path in Path(folder).glob(f"gauge_live*_{process.pid}.db"):
+        path.unlink(missing_ok=True)
+
+
+def _listen(host: str, port: int, count: int, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """One listening socket per worker on the same address, closed by the stack.
+
+    The kernel spreads connections evenly over them; with one shared socket, a worker that wakes
+    up takes all that wait. They stay open here, so a worker that dies loses no waiting connection.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        # Without SO_REUSEPORT first: another server on this port must not share it with us.
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            port = probe.getsockname()[1]
+        sockets = []
+        for _ in range(count):
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+            sockets.append(listener)
+    except OverflowError as error:
+        raise ServeError(f"port: must be 0 to 65535, got {port}") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ServeError(
+                f"port {port} on {host} is in use: stop what listens there, or choose another "
+                f"one, for example --port {port + 1}"
+            ) from error
+        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return sockets
+
+
+def _check_host(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ServeError(
+            f"host {host}: without access keys the server is for this machine only; use "
+            "127.0.0.1, and put a proxy that authenticates in front to serve others"
+        )
+
+
+def _check_redis(url: str) -> None:
+    async def ping() -> None:
+        store = Store(check_url(url), StoreConfig(timeout=3.0))
+        try:
+            await store.ping()
+        finally:
+            await store.close()
+
+    try:
+        asyncio.run(ping())
+    except StoreUnavailable as error:
+        raise ServeError(
+            f"{redacted(url)}: {error}; start that Redis or correct the URL, or leave "
+            "--redis-url and RECSYS_REDIS_URL out to use the embedded one"
+        ) from error
+
+
+def _announce(host: str, port: int, stop: threading.Event, what: str) -> None:
+    """Print the address once it answers, and what /health/ready has to say."""
+    while not stop.wait(0.05):
+        try:
+            status, body = _get(host, port, "/health/ready")
+        except OSError:
+            continue
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Serving on http://{shown}:{port} ({what}, this machine only)", flush=True)
+        if status == 503:
+            print(orjson.loads(body)["detail"], file=sys.stderr, flush=True)
+        return
+
+
+def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables for processes started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

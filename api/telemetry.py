@@ -1,0 +1,90 @@
+"""Telemetry: Prometheus metrics, summed over all workers when PROMETHEUS_MULTIPROC_DIR is set."""
+
+import os
+from time import perf_counter
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from recsys.store import Appended
+
+MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+requests = Counter("recsys_http_requests", "Requests answered", ["method", "route", "status"])
+seconds = Histogram(
+    "recsys_http_request_seconds",
+    "Time to answer",
+    ["route"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+recommendations = Counter("recsys_recommendations", "Lists by how they were made", ["tier"])
+degraded = Counter("recsys_recommendations_degraded", "Lists of a lower tier", ["reason"])
+events = Counter("recsys_events", "Events by what became of them", ["outcome"])
+store_errors = Counter("recsys_store_errors", "Calls that Redis did not answer")
+bundle_info = Gauge(
+    "recsys_bundle_info", "1 for the bundle served", ["version"], multiprocess_mode="livemax"
+)
+
+
+def bundle_swapped(old: str | None, new: str) -> None:
+    if old:
+        bundle_info.labels(old).set(0)
+    bundle_info.labels(new).set(1)
+
+
+def events_recorded(appended: Appended, rejected: int) -> None:
+    events.labels("accepted").inc(appended.accepted)
+    events.labels("duplicate").inc(appended.duplicates)
+    events.labels("rejected").inc(rejected)
+
+
+def recommended(tier: str, reason: str | None) -> None:
+    recommendations.labels(tier).inc()
+    if reason:
+        degraded.labels(reason).inc()
+
+
+def exposition() -> tuple[bytes, str]:
+    """The metrics in Prometheus text form, and its content type."""
+    registry = REGISTRY
+    if os.environ.get(MULTIPROC_DIR):
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class Telemetry:
+    """Counts and times each request under its route's pattern."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = 500
+
+        async def observe(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        start = perf_counter()
+        try:
+            await self.app(scope, receive, observe)
+        finally:
+            # Ids in paths would make a time series each, so the pattern stands for the path.
+            route = getattr(scope.get("route"), "path", "unmatched")
+            seconds.labels(route).observe(perf_counter() - start)
+            requests.labels(scope["method"], route, status).inc()
