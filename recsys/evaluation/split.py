@@ -1,0 +1,149 @@
+"""Split: a log cut at one moment into training and test, never at random."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from recsys.bundle import Bundle
+from recsys.events import InputError
+from recsys.logs import Log
+
+# A share of the events rather than of the time span: one stray early date would stretch the span.
+DEFAULT_TEST = "10%"
+
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+class EvaluationError(InputError):
+    """What was given cannot be evaluated honestly; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """train: every event before ``cut``. test: sessions that start at or after it.
+
+    cut: Unix seconds, or a row number where the log's clock is its row order. notes: what was
+    chosen and what was left out, for people.
+    """
+
+    train: Log
+    test: Log
+    cut: float
+    notes: tuple[str, ...]
+
+
+def split(log: Log, test: str = DEFAULT_TEST) -> Split:
+    """Cut a log so that nothing in training is later than anything in test.
+
+    test: a period at the end ("36h", "1d", "2w"), or a share ("10%", "0.1") of the events, of the
+    sessions in order of their start where the clock is row order. Events after the cut of sessions
+    that began before it are in neither part: in training they would be the future, in test their
+    session would lack its beginning. Raises EvaluationError.
+    """
+    if log.frame.is_empty():
+        raise EvaluationError("the log is empty: nothing to split")
+    cut = _cut(log, test)
+    time, start = pl.col("timestamp"), pl.col("timestamp").min().over("session_id")
+    train = log.frame.filter(time < cut)
+    later = log.frame.filter(time >= cut, start >= cut)
+    straddling = log.frame.filter(time >= cut, start < cut)
+    notes = [f"test: sessions from {_when(log.clock, cut)} on ({_chosen(log.clock, test)})"]
+    if len(straddling):
+        notes.append(
+            f"left out: {len(straddling)} later events of {straddling['session_id'].n_unique()} "
+            "sessions that began before the cut"
+        )
+    if train.is_empty():
+        raise EvaluationError(f"nothing precedes the test part of {test!r}: choose a shorter one")
+    if later.is_empty():
+        raise EvaluationError(
+            f"no session begins in the test part of {test!r}: choose a longer one"
+        )
+    return Split(
+        train=dataclasses.replace(log, frame=train),
+        test=dataclasses.replace(log, frame=later),
+        cut=cut,
+        notes=tuple(notes),
+    )
+
+
+def check_order(train: Log, test: Log) -> None:
+    """Raise EvaluationError unless all of ``train`` precedes all of ``test``.
+
+    Row orders of two logs cannot be compared: there the caller vouches for the order.
+    """
+    if train.frame.is_empty() or test.frame.is_empty():
+        raise EvaluationError("the training log or the test log is empty")
+    if "rows" in (train.clock, test.clock):
+        return
+    last, first = train.frame["timestamp"][-1], test.frame["timestamp"][0]
+    if last > first:
+        raise EvaluationError(
+            f"the training log reaches to {_when('time', last)}, but the test log begins at "
+            f"{_when('time', first)}: the model would have seen the future; cut the logs apart, "
+            "or give one log and let it be split"
+        )
+
+
+def check_point_in_time(bundle: Bundle, test: Log) -> None:
+    """Raise EvaluationError if the bundle saw events later than the first test event."""
+    if test.frame.is_empty():
+        raise EvaluationError("the test log is empty")
+    if "rows" in (bundle.facts.clock, test.clock):
+        return
+    first = test.frame["timestamp"][0]
+    if bundle.cutoff > first:
+        raise EvaluationError(
+            f"bundle {bundle.version} was trained on events up to "
+            f"{_when('time', bundle.cutoff)}, but the test log begins at {_when('time', first)}: "
+            "it has seen the future; train on what precedes the test log"
+        )
+
+
+def _cut(log: Log, test: str) -> float:
+    """The first moment of the test part."""
+    period, share = _parse(test)
+    times = log.frame["timestamp"]
+    if period is not None:
+        if log.clock == "rows":
+            raise EvaluationError(
+                f"the log has no timestamps, so a period ({test!r}) cannot be cut off; "
+                f"give a share of its sessions, such as {DEFAULT_TEST!r}"
+            )
+        return float(times[-1]) - period
+    if log.clock == "rows":
+        times = log.frame.group_by("session_id").agg(pl.col("timestamp").min())["timestamp"].sort()
+    return float(times[min(round(len(times) * (1.0 - share)), len(times) - 1)])
+
+
+def _parse(test: str) -> tuple[float | None, float]:
+    """A period in seconds, or None and a share."""
+    text = test.strip().lower()
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text):
+        return float(found[1]) * SECONDS[found[2]], 0.0
+    if found := re.fullmatch(r"(\d*\.?\d+)(%?)", text):
+        share = float(found[1]) / (100.0 if found[2] else 1.0)
+        if 0.0 < share < 1.0:
+            return None, share
+    raise EvaluationError(
+        f"{test!r} is neither a period such as '36h', '1d', '2w' nor a share such as '10%', '0.1'"
+    )
+
+
+def _chosen(clock: str, test: str) -> str:
+    if test.strip()[-1:].lower() in SECONDS:
+        return f"the last {test}"
+    share = test if test.endswith("%") else f"{float(test):.0%}"
+    return f"the last {share} of the {'sessions' if clock == 'rows' else 'events'}"
+
+
+def _when(clock: str, moment: float) -> str:
+    if clock == "rows":
+        return f"row {moment:.0f}"
+    try:
+        return datetime.fromtimestamp(moment, UTC).isoformat(sep=" ", timespec="seconds")
+    except (OverflowError, ValueError, OSError):  # beyond the years that datetime knows
+        return f"{moment:.0f} s"
