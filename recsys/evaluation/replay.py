@@ -1,0 +1,208 @@
+"""Replay: a log event by event, as the store would have held it, and what a list is asked at each.
+
+A session is built from events that were already replayed and from nothing else, so no answer can
+know the future; only ``Sample.upcoming`` does.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recsys.config import Config, EventsConfig
+from recsys.events import LOG_ONLY_TYPES, Event
+from recsys.session import Session, event_weight
+from recsys.store import StoreConfig
+
+SLICE = 50_000  # rows turned into Python objects at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the store holds right after one event of the log was accepted.
+
+    row: of the event in the log's frame. user_id: the known user of the session by now. version:
+    accepted events of the session. events: of the session; user_events: of the user in any session;
+    both oldest first, capped as the store caps them, without what it keeps in its log only.
+    """
+
+    row: int
+    event: Event
+    user_id: str | None
+    version: int
+    events: tuple[Event, ...]
+    user_events: tuple[Event, ...]
+
+    def session(self, config: Config) -> Session:
+        """The session that the API would build at this moment."""
+        return Session.from_events(
+            self.events,
+            self.user_events,
+            session_id=self.event.session_id,
+            user_id=self.user_id,
+            version=self.version,
+            config=config.session,
+            types=config.events,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A moment at which a list is asked for, with what the rest of the session brings.
+
+    prefix: positive item events so far, this one included. seen: their items. upcoming: the items
+    of the positive events still to come, in order, repeats included; never empty.
+    """
+
+    moment: Moment
+    prefix: int
+    seen: list[str]
+    upcoming: list[str]
+
+
+def replay(frame: pl.DataFrame, config: StoreConfig | None = None) -> Iterator[Moment]:
+    """Every moment of a log, in the order of its rows, by the rules of the store's append.
+
+    frame: log columns, sorted by time. config: for its caps; nothing expires during a replay. What
+    is held of a session or user is dropped after its last event, so memory grows with the
+    visitors at one time, not with the log.
+    """
+    config = config or StoreConfig()
+    sessions: dict[str, _Held] = {}
+    users: dict[str, deque[Event]] = {}
+    for row, (event, session_ends, user, user_ends) in enumerate(_events(frame)):
+        held = sessions.get(event.session_id)
+        if held is None:
+            held = sessions[event.session_id] = _Held(deque(maxlen=config.session_cap))
+        live: deque[Event] | None = None
+        if user is not None:
+            live = users.setdefault(user, deque(maxlen=config.user_cap))
+            if held.user is None:
+                live.extend(held.events)  # what belonged to nobody becomes the user's
+        held.user = user
+        held.version += 1
+        if event.type not in LOG_ONLY_TYPES:
+            held.events.append(event)
+            if live is not None:
+                live.append(event)
+        yield Moment(row, event, user, held.version, tuple(held.events), tuple(live or ()))
+        if session_ends:
+            del sessions[event.session_id]
+        if user is not None and user_ends:
+            del users[user]
+
+
+def samples(
+    frame: pl.DataFrame,
+    config: Config,
+    min_prefix: int = 1,
+    only: Collection[str] | None = None,
+) -> Iterator[Sample]:
+    """The moments after a positive item event that is not the last one of its session.
+
+    min_prefix: positive item events that a session must hold. only: ids of the sessions to ask
+    for; the others are replayed too, for their users' sake.
+    """
+    ahead = _Ahead.of(frame, config.events)
+    for moment in replay(frame):
+        first, here, end = ahead.around(moment.row)
+        prefix = here - first + 1
+        if here < 0 or here + 1 == end or prefix < min_prefix:
+            continue
+        if only is None or moment.event.session_id in only:
+            items = ahead.items
+            yield Sample(moment, prefix, items[first : here + 1], items[here + 1 : end])
+
+
+def next_item(sample: Sample, barred: Collection[str]) -> frozenset[str]:
+    """The next item, repeats allowed; items that the list may not hold now are passed over.
+
+    So where the placement takes out what was touched, it is the next item not yet touched.
+    """
+    return frozenset(next(([item] for item in sample.upcoming if item not in barred), []))
+
+
+def rest_of_session(sample: Sample, barred: Collection[str]) -> frozenset[str]:
+    """All items still to come that are new to the session and that the list may hold now."""
+    return frozenset(sample.upcoming).difference(sample.seen, barred)
+
+
+# From a sample and the items barred from its list to the items looked for, maybe none.
+PROTOCOLS: dict[str, Callable[[Sample, Collection[str]], frozenset[str]]] = {
+    "next-item": next_item,
+    "rest-of-session": rest_of_session,
+}
+
+
+@dataclass(slots=True)
+class _Held:
+    events: deque[Event]
+    version: int = 0
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """The items of positive events, session by session, in order.
+
+    place: int64 [rows of the frame], the index of a row's event in items, -1 if it is not positive.
+    first, end: int64 [rows], the slice of its session.
+    """
+
+    items: list[str]
+    place: NDArray[np.int64]
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, types: EventsConfig) -> "_Ahead":
+        positive = (
+            frame.select("session_id", "item_id", positive=_positive(frame, types))
+            .with_row_index("row")
+            .filter("positive")
+            .with_columns(start=pl.col("row").min().over("session_id"))
+            .sort("start", "row")
+        )
+        rows = positive["row"].to_numpy()
+        starts = positive["start"].to_numpy()
+        slices = np.full((3, len(frame)), -1, dtype=np.int64)
+        slices[0, rows] = np.arange(len(rows))
+        slices[1, rows] = np.searchsorted(starts, starts, side="left")
+        slices[2, rows] = np.searchsorted(starts, starts, side="right")
+        return cls(positive["item_id"].to_list(), *slices)
+
+    def around(self, row: int) -> tuple[int, int, int]:
+        """First, own and end index in items; own is -1 where the event is not positive."""
+        return int(self.first[row]), int(self.place[row]), int(self.end[row])
+
+
+def _positive(frame: pl.DataFrame, types: EventsConfig) -> pl.Series:
+    """Whether each event shows interest in an item, by the session's own rule."""
+    kinds = frame.select("type", "value").unique()
+    weights = [event_weight(Event(t, "", value=v), types) for t, v in kinds.iter_rows()]
+    weighed = frame.join(
+        kinds.with_columns(weight=pl.Series(weights, dtype=pl.Float64)),
+        on=["type", "value"],
+        how="left",
+        nulls_equal=True,
+        maintain_order="left",
+    )
+    return (weighed["weight"] > 0) & weighed["item_id"].is_not_null()
+
+
+def _events(frame: pl.DataFrame) -> Iterator[tuple[Event, bool, str | None, bool]]:
+    """Each event, whether it ends its session; the session's user by then, whether it ends them."""
+    told = frame.with_columns(known=pl.col("user_id").forward_fill().over("session_id"))
+    names = ("type", "session_id", "item_id", "user_id", "event_id", "timestamp", "value")
+    table = told.select(
+        *names,
+        pl.col("session_id").is_last_distinct().alias("session_ends"),
+        "known",
+        pl.col("known").is_last_distinct().alias("user_ends"),
+    )
+    for part in table.iter_slices(SLICE):
+        for *fields, session_ends, user, user_ends in part.iter_rows():
+            yield Event(*fields), session_ends, user, user_ends
