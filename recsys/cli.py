@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from recsys.config import Config, load_config
 from recsys.events import InputError
@@ -26,12 +27,12 @@ console = Console(stderr=True)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage or input."""
-    # Libraries' own BLAS threads fight with ours; the first import of numpy has not run yet only
-    # in children, so the variable is for them.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = _parser().parse_args(argv)
     try:
-        status: int = arguments.run(arguments)
+        # Requests are small: threads inside BLAS and FAISS cost them more than they bring, and in
+        # training the models' own threads would fight with them for the same cores.
+        with threadpool_limits(1):
+            status: int = arguments.run(arguments)
         return status
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; nothing was published or changed[/]")
