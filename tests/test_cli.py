@@ -1,0 +1,104 @@
+"""The command line, as a person or a script meets it."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recsys.cli import main
+from tests.synthetic import checkerboard
+
+CONFIG = "[embedding]\nembedding_size = 8\nepochs = 3\n"
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recsys.toml").write_text(CONFIG)
+    path = tmp_path / "clicks.parquet"
+    checkerboard().write_parquet(path)
+    return path
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    answer: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return answer
+
+
+def test_train_publishes_and_accounts_for_every_row(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--json ends stdout with one object of the contract's shape; the bundle is active."""
+    assert main(["train", str(log), "--data-dir", "d", "--json"]) == 0
+    summary = last_line(capsys)
+    assert summary["events"] == {"read": 480, "kept": 480, "rejected": {}}
+    assert (summary["users"], summary["items"], summary["sessions"]) == (40, 20, 80)
+    assert Path("d/bundles/CURRENT").read_text().strip() == summary["bundle"]
+    assert {"load", "embedding", "publish", "total"} <= set(summary["seconds"])  # type: ignore[call-overload]
+
+
+def test_evaluate_compares_systems(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The four systems stand side by side; on a checkerboard the session wins."""
+    assert main(["evaluate", str(log), "--holdout", "0.3", "--at", "5", "--json"]) == 0
+    report = last_line(capsys)
+    systems = report["systems"]
+    assert set(systems) == {"popular", "batch", "session", "full"}  # type: ignore[call-overload]
+    assert systems["full"]["hr@5"] > systems["popular"]["hr@5"]  # type: ignore[index]
+    assert set(report["latency_us"]) == {"p50", "p90", "p99"}  # type: ignore[call-overload]
+
+
+def test_evaluate_takes_two_logs(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--train and --test are two logs, the second after the first."""
+    frame = checkerboard()
+    frame.head(240).write_parquet("a.parquet")
+    later = frame.tail(240).with_columns(pl.col("session_id") + "-later")
+    later.write_parquet("b.parquet")
+    assert main(["evaluate", "--train", "a.parquet", "--test", "b.parquet", "--json"]) == 0
+    assert last_line(capsys)["samples"] > 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["train", "nothing.csv"], "nothing.csv"),
+        (["train", "clicks.parquet", "--columns", "item_id"], "is not NAME=COLUMN"),
+        (["train", "clicks.parquet", "--columns", "item_id=itm_id"], "item_id"),
+        (["train", "clicks.parquet", "--config", "none.toml"], "cannot be read"),
+        (["evaluate"], "give a log"),
+        (["evaluate", "--train", "clicks.parquet"], "go together"),
+        (["evaluate", "clicks.parquet", "--placement", "defalt"], "did you mean 'default'"),
+    ],
+)
+def test_wrong_input_is_named_with_status_2(
+    log: Path, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is published, the error says what is wrong, the status is 2."""
+    assert main(arguments) == 2
+    assert text in " ".join(capsys.readouterr().err.split())
+    assert not Path("data/bundles").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "serve", "demo"])
+def test_every_command_has_help_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--help explains and shows a command to copy."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"example: recsys {command}" in capsys.readouterr().out
+
+
+def test_interruption_publishes_nothing(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C in training ends with status 1 and leaves the data directory as it was."""
+
+    def interrupt(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys.models.item_knn.fit", interrupt)
+    assert main(["train", str(log), "--data-dir", "d"]) == 1
+    assert "interrupted" in capsys.readouterr().err
+    assert not Path("d/bundles").exists()
