@@ -18,6 +18,8 @@ import numpy as np
 import orjson
 import polars as pl
 
+from recsys.events import InputError
+
 if TYPE_CHECKING:
     from polars._typing import CsvEncoding
 
@@ -39,7 +41,7 @@ QUOTED = "\x01"  # stands for a quoted part while fields are counted
 UNREADABLE = "\ufffd"  # what a byte that is not UTF-8 becomes
 
 
-class LogError(ValueError):
+class LogError(InputError):
     """A log cannot be used. The text names the file, the field, the row and the remedy."""
 
 
@@ -58,7 +60,7 @@ class Table:
         """``rows`` default to 1, 2, 3, …"""
         rows = np.arange(1, len(frame) + 1) if rows is None else rows
         broken_rows = pl.DataFrame(broken or [], REJECT_SCHEMA)
-        return cls(frame, pl.Series("row", rows, dtype=pl.Int64), broken_rows)
+        return cls(in_one_piece(frame), pl.Series("row", rows, dtype=pl.Int64), broken_rows)
 
     @property
     def read(self) -> int:
@@ -73,6 +75,17 @@ class Source:
     columns: list[str]
     read: Callable[[list[str]], Table]  # the columns named
     late: bool = False  # other columns may turn up in later rows and can be asked for
+
+
+def in_one_piece(frame: pl.DataFrame) -> pl.DataFrame:
+    """One chunk per column. Takes the given frame apart, so that one column is held twice at most.
+
+    Readers deliver many chunks, and joining such columns with others copies them every time.
+    """
+    if frame.n_chunks("all") == [1] * frame.width:
+        return frame
+    names = frame.columns
+    return pl.DataFrame([frame.drop_in_place(name).rechunk() for name in names])
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -233,6 +246,8 @@ def _csv_flaws(path: Path, separator: str, width: int) -> _CsvFlaws:
 
     A vectorised scan picks the suspects, Python's strict CSV reader judges them.
     """
+    if _is_plain(path, separator, width):
+        return _CsvFlaws(str(path), [], [])
     text = pl.col("text").fill_null("")
     bare = text.str.replace_all('"[^"]*"', QUOTED)
     s = f"[^{separator}\r{QUOTED}]"
@@ -269,6 +284,15 @@ def _csv_flaws(path: Path, separator: str, width: int) -> _CsvFlaws:
             flaws.reject(lines_of_row, "csv_fields", message, record)
         flaws.no_rows += len(lines_of_row) - 1
     return flaws
+
+
+def _is_plain(path: Path, separator: str, width: int) -> bool:
+    """No quotes, and every line has its fields: twice as fast as looking closer."""
+    text = pl.col("text").fill_null("")
+    odd = text.str.count_matches(separator, literal=True) != width - 1
+    for sign in ('"', UNREADABLE):
+        odd |= text.str.contains(sign, literal=True)
+    return not _scan_lines(path).select(odd.any()).collect().item()
 
 
 def _count_fields(record: str, separator: str) -> int | None:

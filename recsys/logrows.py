@@ -95,8 +95,8 @@ def _id_text(file: str, raw: pl.DataFrame, name: str) -> pl.Expr:
         text = pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String))
         text = pl.coalesce(text, column.cast(pl.String))
         return pl.when(column.is_finite()).then(text).alias(name)
-    column = column.cast(pl.String)
-    return pl.when(column != "").then(column).alias(name)
+    text = column.cast(pl.String)
+    return (pl.when(text != "").then(text) if dtype == pl.String else text).alias(name)
 
 
 def _drop_point_zero(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -104,7 +104,7 @@ def _drop_point_zero(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     notes = []
     for name in ID_COLUMNS:
         column = frame[name]
-        if column.null_count() == len(column) or not column.str.ends_with(".0").all():
+        if column.null_count() == len(column) or not column.head(1000).str.ends_with(".0").all():
             continue
         if column.str.contains(r"^-?\d+\.0$").all():
             frame = frame.with_columns(column.str.strip_suffix(".0"))
@@ -115,7 +115,10 @@ def _drop_point_zero(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 def _type_text(raw: pl.DataFrame, default: str) -> pl.Expr:
     if "type" not in raw.columns:
         return pl.lit(default).alias("type")
-    kind = pl.col("type").cast(pl.String).str.strip_chars()
+    column, kind = raw["type"], pl.col("type").cast(pl.String).str.strip_chars()
+    # Few names on many rows: if none needs repair the column stays as it is.
+    if column.dtype == pl.String and all(k and k == k.strip() for k in column.unique()):
+        return pl.col("type")
     return pl.when(kind != "").then(kind).otherwise(pl.lit(default)).alias("type")
 
 
@@ -153,8 +156,10 @@ def _id_flaws(frame: pl.DataFrame, rules: Rules) -> list[_Flaw]:
     flaws = [_Flaw(reason, "session_id", nobody, pl.lit(message))]
     too_long = pl.lit(f"longer than {MAX_ID_LENGTH} characters")
     for name in ID_COLUMNS:
-        mask = frame[name].str.len_chars() > MAX_ID_LENGTH
-        flaws.append(_Flaw(f"{name}_too_long", name, mask, too_long))
+        # Bytes are free to count, and no id has fewer of them than characters.
+        if (frame[name].str.len_bytes() > MAX_ID_LENGTH).any():
+            mask = frame[name].str.len_chars() > MAX_ID_LENGTH
+            flaws.append(_Flaw(f"{name}_too_long", name, mask, too_long))
     return flaws
 
 
@@ -166,7 +171,9 @@ def _type_flaws(frame: pl.DataFrame, rules: Rules) -> list[_Flaw]:
     if messages:
         kind = pl.col("value").str.strip_chars()
         text = kind.replace_strict(messages, default=text, return_dtype=pl.String)
-    homeless = frame["item_id"].is_null() & ~frame["type"].is_in(list(ITEMLESS_TYPES))
+    homeless = frame["item_id"].is_null()
+    if homeless.any():
+        homeless &= ~frame["type"].is_in(list(ITEMLESS_TYPES))
     needs_item = pl.lit(f"only {', '.join(sorted(ITEMLESS_TYPES))} may come without an item")
     return [
         _Flaw("unknown_type", "type", frame["type"].is_in(unknown), text),
@@ -194,12 +201,13 @@ def _time_flaws(times: Times, now: float) -> list[_Flaw]:
 def _value_flaws(raw: pl.DataFrame, value: pl.Series) -> list[_Flaw]:
     if "value" not in raw.columns:
         return []
-    not_finite = ~value.is_finite()
-    too_large = value.is_finite() & (value.abs() > MAX_ABS_VALUE)
+    too_large = value.abs() > MAX_ABS_VALUE  # NaN too: it sorts above every number
     flaws = [
-        _Flaw("value_not_finite", "value", not_finite, pl.lit("not a finite number")),
         _Flaw("value_out_of_range", "value", too_large, pl.lit(f"beyond {MAX_ABS_VALUE:g}")),
     ]
+    if too_large.any():
+        not_finite = _Flaw("value_not_finite", "value", ~value.is_finite(), pl.lit("not finite"))
+        flaws.insert(0, not_finite)
     if raw.schema["value"] == pl.String:
         mask = value.is_null() & (raw["value"].str.strip_chars() != "")
         flaws.append(_Flaw("value_not_a_number", "value", mask, pl.lit("not a number")))

@@ -1,5 +1,6 @@
 """Timestamps: a column of any usual form becomes Unix seconds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
@@ -75,22 +76,44 @@ def _from_numbers(numbers: pl.Series, missing: pl.Series | None = None) -> Times
 
 
 def _from_text(text: pl.Series) -> Times:
-    text = text.str.strip_chars()
-    frame = text.to_frame("text")
-    text = frame.select(pl.when(pl.col("text") != "").then("text").alias("text"))["text"]
-    sample = text.head(10 * SAMPLE).drop_nulls().head(SAMPLE)
-    if sample.is_empty():
-        sample = text.drop_nulls().head(SAMPLE)
-    numeric = sample.cast(pl.Float64, strict=False).count()
-    if 2 * numeric > len(sample):
-        numbers = text.cast(pl.Float64, strict=False)
+    """Most columns need no stripping, so that is a second attempt."""
+    parse = _text_parser(text)
+    values = parse(text)
+    if values.null_count() > text.null_count():
+        text = _strip(text)
+        values = parse(text)
+    if parse is _parse_numbers:
         # The text "nan" is a way to write nothing.
-        return _from_numbers(numbers, text.is_null() | numbers.is_nan().fill_null(False))
-    return Times(_parse_iso(text, sample), text.is_null(), ISO)
+        return _from_numbers(values, text.is_null() | values.is_nan().fill_null(False))
+    return Times(values, text.is_null(), ISO)
 
 
-def _parse_iso(text: pl.Series, sample: pl.Series) -> pl.Series:
+def _text_parser(text: pl.Series) -> Callable[[pl.Series], pl.Series]:
+    """For numbers if most of the first rows are, else for ISO 8601."""
+    sample = _first_rows(text)
+    numbers = _parse_numbers(sample).count()
+    return _parse_numbers if 2 * numbers > len(sample) else _parse_iso
+
+
+def _first_rows(text: pl.Series) -> pl.Series:
+    sample = _strip(text.head(10 * SAMPLE)).drop_nulls().head(SAMPLE)
+    return sample if len(sample) else _strip(text).drop_nulls().head(SAMPLE)
+
+
+def _strip(text: pl.Series) -> pl.Series:
+    """Without blanks around it, null if nothing is left."""
+    stripped = pl.col("text").str.strip_chars()
+    frame = text.to_frame("text")
+    return frame.select(text=pl.when(stripped != "").then(stripped))["text"]
+
+
+def _parse_numbers(text: pl.Series) -> pl.Series:
+    return text.cast(pl.Float64, strict=False)
+
+
+def _parse_iso(text: pl.Series) -> pl.Series:
     """Each form reads what the forms before it left, so a uniform column is parsed once."""
+    sample = _first_rows(text)
     best = max(ISO_FORMS, key=lambda form: _try_form(sample, form).count())
     seconds = _try_form(text, best)
     for form in ISO_FORMS:
