@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.console import Group
 from rich.progress import Progress
 from rich.table import Table
@@ -134,8 +135,7 @@ def evaluate(
 
 
 def report_table(report: Report) -> Group:
-    """The figures as tables for a terminal, one for each k; the notes are left to the caller."""
-    depths = dict.fromkeys(name.split("@")[1] for name in report.columns())
+    """The figures as a table for a terminal; the notes are left to the caller."""
     kind = "interrupted after " if report.partial else ""
     head = (
         f"{report.protocol}, placement {report.placement}: {kind}{report.samples:,} lists in "
@@ -144,7 +144,8 @@ def report_table(report: Report) -> Group:
     latency = ", ".join(f"{name} {value:.0f}" for name, value in report.latency_us.items())
     return Group(
         Text(head),
-        *(_table(report, [n for n in report.columns() if n.endswith(f"@{k}")]) for k in depths),
+        _table(report),
+        Text("lift: full over batch. popularity: mean share of an item in training"),
         Text(f"microseconds to fold a session and rank for it: {latency}"),
     )
 
@@ -428,10 +429,10 @@ def _notes(
     notes = [
         f"training knew the user of {np.mean(known):.1%} of the lists; "
         "for the others batch is the popular list",
-        f"{unseen / wanted:.1%} of the items looked for never occurred in training: misses",
+        f"{unseen / wanted:.1%} of the items looked for never occurred in training and are misses",
         f"what placement {placement!r} takes out is out of the lists of all systems",
-        "lift: full over batch, 95 % interval of 1000 bootstrap draws, all lists of a user "
-        "(of a session without one) drawn together",
+        "intervals: 1000 bootstrap draws; the lists of a user, or of a session without one, are "
+        "drawn together",
     ]
     if only is not None:
         total = test.frame["session_id"].n_unique()
@@ -441,22 +442,26 @@ def _notes(
     return notes
 
 
-def _table(report: Report, names: list[str]) -> Table:
-    table = Table()
-    table.add_column("system", no_wrap=True)
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    for system, figures in report.systems.items():
-        table.add_row(system, *(f"{figures[name]:.4f}" for name in names))
-    table.add_section()
-    table.add_row("full over batch", *(_percent(report.lift.get(name)) for name in names))
+def _table(report: Report) -> Table:
+    """One row a metric: lists of metrics grow, systems stay four, and terminals are 80 wide."""
+    table = Table("metric", box=SIMPLE, pad_edge=False)
+    for name in (*SYSTEMS, "lift", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in report.columns():
+        figures = (f"{report.systems[system][name]:.4f}" for system in SYSTEMS)
+        table.add_row(name, *figures, *_percent(report.lift.get(name)))
     return table
 
 
-def _percent(lift: Lift | None) -> str:
-    """'+32.0%' and below it the interval, as far as they are defined."""
+def _percent(lift: Lift | None) -> tuple[str, str]:
+    """The relative lift and its interval, as far as they are defined."""
     if lift is None or lift.relative.value is None:
-        return "–"
+        return "–", ""
     value, low, high = lift.relative.value, lift.relative.low, lift.relative.high
-    interval = "" if low is None or high is None else f"\n[{low:+.1%}, {high:+.1%}]"
-    return f"{value:+.1%}{interval}"
+    if low is None or high is None:
+        return _signed(value), ""
+    return _signed(value), f"{_signed(low)} … {_signed(high)}"
+
+
+def _signed(share: float) -> str:
+    return f"{share:+.0%}" if abs(share) >= 1 else f"{share:+.1%}"

@@ -241,7 +241,7 @@ def test_interrupt_reports_what_was_done(
 def test_progress_and_table(anonymous: tuple[Bundle, Log]) -> None:
     """The bar ends full and the table shows every system and the lift."""
     bundle, test = anonymous
-    out = Console(file=StringIO(), width=160)
+    out = Console(file=StringIO(), width=80)
     with Progress(console=Console(file=StringIO())) as progress:
         report = evaluate(bundle, test, at=(5, 10), progress=progress)
         assert progress.finished
@@ -249,6 +249,9 @@ def test_progress_and_table(anonymous: tuple[Bundle, Log]) -> None:
     text = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     for word in ("popular", "batch", "session", "full over batch", "ndcg@5", "hr@10", "p99", "%"):
         assert word in text
+    row = next(line for line in text.splitlines() if "hr@5" in line)
+    assert "…" in row
+    assert row.rstrip().endswith("%"), "the interval fits into 80 columns"
 
 
 def test_undefined_lift_is_shown() -> None:
@@ -266,7 +269,7 @@ def test_undefined_lift_is_shown() -> None:
         bundle="v",
         seed=1,
     )
-    out = Console(file=StringIO(), width=160)
+    out = Console(file=StringIO(), width=80)
     out.print(report_table(report))
     assert "–" in out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     assert report.to_dict()["lift"]["hr@1"]["value"] is None
