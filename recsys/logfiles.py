@@ -72,7 +72,7 @@ class Source:
     """One file, opened: its columns are known, its rows not yet read."""
 
     name: str
-    columns: list[str]
+    columns: list[str]  # none: the file is empty
     read: Callable[[list[str]], Table]  # the columns named
     late: bool = False  # other columns may turn up in later rows and can be asked for
 
@@ -89,7 +89,10 @@ def in_one_piece(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The log files behind files, folders and globs, each once. LogError for an empty one."""
+    """The log files behind files, folders and globs, each once. LogError for an empty one.
+
+    Hidden and temporary files of a folder or glob are left out: ``.x``, ``_x``, ``x.tmp``.
+    """
     if not paths:
         raise LogError("no log given: name a file, a folder or a glob")
     found = {file.resolve(): file for path in paths for file in _expand(path)}
@@ -103,7 +106,8 @@ def open_source(path: Path) -> Source:
         known = " ".join(FORMATS)
         raise LogError(f"{path}: unknown kind of file; known: {known}, text also as .gz and .zst")
     with _reading(path):
-        if path.stat().st_size == 0:
+        text = kind != ".parquet"
+        if path.stat().st_size == 0 or (text and _scan_lines(path, n_rows=1).collect().is_empty()):
             return Source(str(path), [], lambda _: Table.of(pl.DataFrame()))
         return FORMATS[kind](path)
 
@@ -123,10 +127,11 @@ def _expand(path: str | Path) -> Iterable[Path]:
         return files
     if path.exists():
         return [path]
-    matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
-    if not matches:
+    matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
+    files = [match for match in matches if match.is_file() and _is_log(Path(match.name))]
+    if not files:
         raise LogError(f"{path}: no such file or folder")
-    return [file for match in matches for file in _expand(match)]
+    return files
 
 
 def _is_log(path: Path) -> bool:
@@ -327,7 +332,9 @@ def _quoted_spans(path: Path, suspects: dict[int, str]) -> dict[int, list[str]]:
 def _open_jsonl(path: Path) -> Source:
     names: dict[str, None] = {}
     for text in _scan_lines(path, n_rows=SNIFFED_LINES).collect()["text"].drop_nulls():
-        names.update(dict.fromkeys(_parse_object(text) or ()))
+        names.update(dict.fromkeys(_parse_object(text.removeprefix("\ufeff")) or ()))
+    if not names:
+        raise LogError(f"{path}: no JSON object in the first {SNIFFED_LINES:,} lines")
 
     def read(columns: list[str]) -> Table:
         with _reading(path):
