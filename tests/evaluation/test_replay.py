@@ -1,6 +1,9 @@
 """The replay holds what the store would hold, and knows nothing of the future."""
 
+import random
+
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +11,7 @@ from recsys.config import Config
 from recsys.evaluation.replay import Sample, next_item, replay, rest_of_session, samples
 from recsys.events import LOG_ONLY_TYPES
 from recsys.session import Session
-from recsys.store import StoreConfig
+from recsys.store import Store, StoreConfig
 from tests.synthetic import START, log_frame
 
 CONFIG = Config()
@@ -95,6 +98,30 @@ def test_user_known_from_then_on() -> None:
         ["a", "b", "c", "d"],
     ]
     assert moments[-1].session(CONFIG).past.items == ("c", "b", "a")
+
+
+@pytest.mark.anyio
+async def test_a_real_store_holds_the_same(store: Store) -> None:
+    """After each of 300 random events a real store reads back what the replay says it holds."""
+    pick = random.Random(4)
+    frame = frame_of(
+        [
+            (
+                f"s{k // 40}-{pick.randrange(4)}",
+                pick.choice("abcdef"),
+                pick.choice(["view", "cart", "remove", "impression", "unheard-of"]),
+                pick.choice([None, None, "u", "v"]),
+            )
+            for k in range(300)
+        ]
+    ).with_columns(event_id=pl.int_range(pl.len()).cast(pl.String))
+    for moment in replay(frame, store.config):
+        await store.append([moment.event])
+        live = await store.read(moment.event.session_id, None)
+        assert live.version == moment.version
+        assert live.user_id == moment.user_id
+        assert tuple(live.events) == moment.events
+        assert tuple(live.user_events) == moment.user_events
 
 
 def test_session_as_the_api_builds_it() -> None:
