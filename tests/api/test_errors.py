@@ -1,0 +1,78 @@
+"""Every error is a problem that names its cause."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from api.routes import health
+from tests.api.conftest import Served
+
+pytestmark = pytest.mark.anyio
+
+Check = Callable[[httpx.Response, int], dict[str, Any]]
+JSON = {"content-type": "application/json"}
+
+
+async def test_unknown_paths_and_methods(api: Served, problem: Check) -> None:
+    """404 names the path; 405 names the method and lists what is offered."""
+    missing = problem(await api.client.get("/v2/events"), 404)
+    assert "there is nothing at /v2/events" in missing["detail"]
+    response = await api.client.get("/v1/events")
+    assert "GET is not offered" in problem(response, 405)["detail"]
+    assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "the body is empty"),
+        (b'{"events": [}', "line 1 column 13 (char 12)"),
+        (b'{"events": "\xff"}', "not UTF-8: byte 0xff at position 12"),
+        (b'{"a": "\\ud800"}', "no low surrogate"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+async def test_what_is_no_json(api: Served, problem: Check, body: bytes, detail: str) -> None:
+    """400 names the position where the body stops to be UTF-8 or JSON."""
+    for path in ("/v1/events", "/v1/recommendations", "/v1/sessions/s/identify"):
+        response = await api.client.post(path, content=body, headers=JSON)
+        assert detail in problem(response, 400)["detail"]
+
+
+async def test_bodies_over_the_limit(api: Served, problem: Check) -> None:
+    """413, whether the length is declared or the body comes in chunks."""
+    big = b" " * (2 * 1024 * 1024 + 1)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(big), 65536):
+            yield big[start : start + 65536]
+
+    for content in (big, chunks()):
+        response = await api.client.post("/v1/events", content=content, headers=JSON)
+        assert "larger than 2097152 bytes" in problem(response, 413)["detail"]
+    padded = json.dumps({"events": [{"type": "search", "session_id": "s"}]}).ljust(2 * 1024 * 1024)
+    response = await api.client.post("/v1/events", content=padded, headers=JSON)
+    assert response.status_code == 202
+
+
+async def test_other_media_types(api: Served, problem: Check) -> None:
+    """A form is refused with the types that are taken."""
+    response = await api.client.post("/v1/recommendations", data={"n": "3"})
+    assert "must be application/json" in problem(response, 415)["detail"]
+
+
+async def test_a_crash_is_a_problem_without_inner_details(
+    api: Served, problem: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 is a problem too, and shows nothing of the inside."""
+
+    def broken() -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(health.telemetry, "exposition", broken)
+    response = await api.client.get("/metrics")
+    problem(response, 500)
+    assert "secret" not in response.text

@@ -1,0 +1,195 @@
+"""`serve` as a real process: several workers, an embedded Redis, and an orderly end of all."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api import freshness_check
+from api.serve import ServeError, serve
+from recsys.bundle import Bundle
+from recsys.events import InputError
+from recsys.registry import Registry
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from api.serve import serve
+if __name__ == "__main__":
+    sys.exit(serve(Path(sys.argv[1]), port=0))
+"""
+
+
+@dataclass
+class Process:
+    """A server in a process of its own."""
+
+    popen: subprocess.Popen[str]
+    url: str
+
+    def family(self) -> set[int]:
+        """The pids of its workers and its Redis."""
+        children = Path(f"/proc/{self.popen.pid}/task").glob("*/children")
+        pids = {int(pid) for path in children for pid in path.read_text().split()}
+        return {pid for pid in pids if b"resource_tracker" not in command_of(pid)}
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextlib.contextmanager
+def started(bundle: Bundle, folder: Path) -> Iterator[Process]:
+    """Two workers over a published bundle, on a free port."""
+    Registry(folder / "bundles").publish(bundle)
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    with subprocess.Popen(
+        [sys.executable, str(program), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "RECSYS_STORE_TIMEOUT": "5"},
+    ) as popen:
+        assert popen.stdout is not None
+        line = popen.stdout.readline()
+        found = re.search(r"Serving on (http://127\.0\.0\.1:\d+) \(2 workers", line)
+        assert found, line
+        yield Process(popen, found[1])
+        popen.terminate()
+
+
+@pytest.fixture(scope="module")
+def shared(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """One server for the tests that leave it running."""
+    with started(bundle, tmp_path_factory.mktemp("serve")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(bundle: Bundle, tmp_path: Path) -> Iterator[Process]:
+    """A server that the test may end."""
+    with started(bundle, tmp_path) as server:
+        yield server
+
+
+def test_read_your_clicks(shared: Process) -> None:
+    """No list is older than the click before it, over many connections and both workers."""
+    result = asyncio.run(freshness_check.check(shared.url, pairs=300, connections=16))
+    assert (result["checked"], result["stale"]) == (300, 0)
+
+
+def test_the_check_can_fail(shared: Process) -> None:
+    """Asking before clicking is found to be stale."""
+    broken = asyncio.run(
+        freshness_check.check(shared.url, pairs=40, connections=4, break_order=True)
+    )
+    assert (broken["checked"], broken["stale"]) == (40, 40)
+
+
+def test_everything_ends_on_sigterm(server: Process) -> None:
+    """SIGTERM ends workers and Redis, with status 0."""
+    family = server.family()
+    assert len(family) == 3
+    server.popen.terminate()
+    assert server.popen.wait(15) == 0
+    assert eventually(lambda: not any(map(command_of, family)))
+
+
+def test_everything_ends_with_a_killed_parent(server: Process) -> None:
+    """SIGKILL of the parent leaves neither workers nor Redis behind."""
+    family = server.family()
+    server.popen.kill()
+    server.popen.wait()
+    assert eventually(lambda: not any(map(command_of, family)))
+
+
+def test_a_killed_worker_is_replaced(shared: Process) -> None:
+    """A worker that dies is started again; the metrics go on."""
+    workers = {pid for pid in shared.family() if b"spawn_main" in command_of(pid)}
+    victim = min(workers)
+    os.kill(victim, signal.SIGKILL)
+    assert eventually(lambda: len(shared.family() - {victim}) == 3)
+    with httpx.Client(base_url=shared.url) as client:
+        assert eventually(lambda: "recsys_bundle_info" in client.get("/metrics").text)
+
+
+def test_accepted_events_survive_a_killed_redis(shared: Process) -> None:
+    """Every event acknowledged while Redis is killed again and again is there afterwards."""
+    accepted = 0
+    with httpx.Client(base_url=shared.url, timeout=30) as client:
+        for kill in range(3):
+            for k in range(60):
+                event = {"type": "click", "session_id": "s", "item_id": f"i{k % 20}"}
+                response = client.post("/v1/events", json={"events": [event]})
+                assert response.status_code in (202, 503)
+                accepted += response.status_code == 202
+                if k == 30:
+                    (redis,) = [p for p in shared.family() if b"spawn_main" not in command_of(p)]
+                    os.kill(redis, signal.SIGKILL)
+            assert accepted > 30 * kill
+            assert eventually(lambda: client.get("/v1/sessions/s").status_code == 200)
+        assert client.get("/v1/sessions/s").json()["version"] >= accepted
+
+
+def test_a_port_in_use_is_explained(tmp_path: Path) -> None:
+    """The error names the port and another one to try; nothing was started."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServeError, match=rf"port {port} on 127.0.0.1 is in use.*--port"):
+            serve(tmp_path, port=port)
+    assert not (tmp_path / "redis").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_other_machines_are_not_served(tmp_path: Path, host: str) -> None:
+    """Without access keys only loopback addresses are listened on."""
+    with pytest.raises(ServeError, match="this machine only"):
+        serve(tmp_path, host=host)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://:pw@127.0.0.1:1/0", r"redis://:\*\*\*@127.0.0.1:1/0: Redis cannot be reached"),
+        ("localhost:6379", "is not a Redis URL; expected redis://HOST"),
+    ],
+)
+def test_a_redis_url_that_does_not_work_is_explained(
+    tmp_path: Path, url: str, message: str
+) -> None:
+    """The error names the URL, without its password, and what to do."""
+    with pytest.raises(InputError, match=message):
+        serve(tmp_path, port=0, redis_url=url)
+
+
+def test_impossible_numbers_are_explained(tmp_path: Path) -> None:
+    """No workers and ports that do not exist are refused by name."""
+    with pytest.raises(ServeError, match="workers: at least 1"):
+        serve(tmp_path, workers=0)
+    with pytest.raises(ServeError, match="port: must be 0 to 65535"):
+        serve(tmp_path, port=99_999)
