@@ -79,11 +79,11 @@ async def check(
             for lane in range(lanes):
                 count = pairs // lanes + (lane < pairs % lanes)
                 group.create_task(_lane(host, port, f"{run}-{lane}", count, break_order, tally))
-    except* (OSError, asyncio.IncompleteReadError) as errors:
-        cause = errors.exceptions[0]
-        raise UnexpectedAnswerError(f"{base_url} does not answer: {cause}") from cause
-    except* UnexpectedAnswerError as failures:
-        raise failures.exceptions[0] from None
+    except ExceptionGroup as failures:
+        cause = failures.exceptions[0]
+        if isinstance(cause, OSError | asyncio.IncompleteReadError):
+            raise UnexpectedAnswerError(f"{base_url} does not answer: {cause}") from cause
+        raise cause from None
     seconds = time.perf_counter() - start
     return {
         "checked": tally.checked,

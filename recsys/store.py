@@ -1,17 +1,20 @@
 """Store: sessions, users' live events, de-duplication and the live log, in Redis.
 
-Every key of an engine carries its namespace as the hash tag: ``{recsys}:session:<id>:events``. One
-Lua script may therefore touch a session, its user and the log atomically in one round trip, and
-a Redis Cluster holds the whole engine on one shard; several engines are several namespaces.
+Every key of an engine carries its namespace as the hash tag: ``{recsys}:session:<id>:events``. The
+script in ``store.lua``, which names all keys, may therefore touch a session, its user and the log
+atomically in one round trip, and a Redis Cluster holds the whole engine on one shard; several
+engines are several namespaces.
 """
 
 import asyncio
+import hashlib
 import os
 import re
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,8 +26,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from recsys.events import LOG_ONLY_TYPES, Event, InputError, encode
-from recsys.redis_scripts import APPEND, FORGET, IDENTIFY, READ, Script
 
+SCRIPT = Path(__file__).with_name("store.lua").read_bytes()
+SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 SCHEMES = ("redis", "rediss", "unix")
 DOWN_FOR = 1.0  # seconds during which a store that failed is not asked again
 TURNS = 5  # looks at the oldest call within the time limit
@@ -107,7 +111,7 @@ class Store:
                 int(event.type in LOG_ONLY_TYPES),
                 encode(named),
             )
-        accepted, duplicates, *versions = await self._run(APPEND, arguments)
+        accepted, duplicates, *versions = await self._run("append", arguments)
         sessions = [session.decode() for session in versions[::2]]
         return Appended(accepted, duplicates, dict(zip(sessions, versions[1::2], strict=True)))
 
@@ -116,7 +120,7 @@ class Store:
         if not session_id and not user_id:
             return Live()
         version, user, events, user_events = await self._run(
-            READ, [session_id or "", user_id or ""]
+            "read", [session_id or "", user_id or ""]
         )
         return Live(version, user.decode() or None, _decoded(events), _decoded(user_events))
 
@@ -128,14 +132,14 @@ class Store:
         """
         config = self.config
         joined, version = await self._run(
-            IDENTIFY,
+            "identify",
             [session_id, user_id, config.user_cap, config.session_ttl, config.user_ttl],
         )
         return joined, version
 
     async def forget(self, session_id: str) -> bool:
         """Drop a session, and its events from its user's; the log stays. Was there anything?"""
-        return bool(await self._run(FORGET, [session_id]))
+        return bool(await self._run("forget", [session_id]))
 
     async def ping(self) -> None:
         """Return if Redis answers."""
@@ -144,11 +148,13 @@ class Store:
     async def close(self) -> None:
         await self._link.close()
 
-    async def _run(self, script: Script, arguments: list[Any]) -> Any:
+    async def _run(self, operation: str, arguments: list[Any]) -> Any:
         try:
-            return await self._link.call("EVALSHA", script.sha, 1, self._prefix, *arguments)
+            return await self._link.call(
+                "EVALSHA", SCRIPT_SHA, 1, self._prefix, operation, *arguments
+            )
         except NoScriptError:  # a server that has just started
-            return await self._link.call("EVAL", script.text, 1, self._prefix, *arguments)
+            return await self._link.call("EVAL", SCRIPT, 1, self._prefix, operation, *arguments)
 
 
 class _Link:

