@@ -170,6 +170,7 @@ def _scan_lines(path: Path, encoding: "CsvEncoding" = "utf8-lossy", **options: A
         quote_char=None,
         encoding=encoding,
         truncate_ragged_lines=True,
+        raise_if_empty=False,
         glob=False,
         **options,
     )
@@ -208,17 +209,28 @@ def _open_csv(path: Path) -> Source:
 
     def read(columns: list[str]) -> Table:
         with _reading(path):
-            flaws = _csv_flaws(path, separator, len(names))
-            if not flaws.dropped:
-                return Table.of(_scan_csv(path, separator).select(columns).collect())
-            with tempfile.TemporaryDirectory() as folder:
-                clean = Path(folder) / "clean.csv"
-                good = _scan_lines(path).filter(~pl.col("line").is_in(flaws.dropped))
-                good.select("text").sink_csv(clean, include_header=False, quote_style="never")
-                frame = _scan_csv(clean, separator).select(columns).collect()
-            return Table.of(frame, flaws.broken, _rows_left(len(frame), flaws.broken))
+            try:
+                return _read_csv(path, separator, len(names), columns)
+            except pl.exceptions.ComputeError:
+                # Quotes over several lines mislead the reader: one line, one row is always safe.
+                return _read_csv(path, separator, len(names), columns, spanning=False)
 
     return Source(str(path), names, read)
+
+
+def _read_csv(
+    path: Path, separator: str, width: int, columns: list[str], spanning: bool = True
+) -> Table:
+    """``spanning``: a quoted field may run over several lines."""
+    flaws = _csv_flaws(path, separator, width, spanning)
+    if not flaws.dropped:
+        return Table.of(_scan_csv(path, separator).select(columns).collect())
+    with tempfile.TemporaryDirectory() as folder:
+        clean = Path(folder) / "clean.csv"
+        good = _scan_lines(path).filter(~pl.col("line").is_in(flaws.dropped))
+        good.select("text").sink_csv(clean, include_header=False, quote_style="never")
+        frame = _scan_csv(clean, separator).select(columns).collect()
+    return Table.of(frame, flaws.broken, _rows_left(len(frame), flaws.broken))
 
 
 def _scan_csv(path: Path, separator: str) -> pl.LazyFrame:
@@ -246,7 +258,7 @@ class _CsvFlaws:
         self.dropped.extend(lines)
 
 
-def _csv_flaws(path: Path, separator: str, width: int) -> _CsvFlaws:
+def _csv_flaws(path: Path, separator: str, width: int, spanning: bool) -> _CsvFlaws:
     """The lines of a CSV file that are not one row of ``width`` fields, sorted out.
 
     A vectorised scan picks the suspects, Python's strict CSV reader judges them.
@@ -262,7 +274,7 @@ def _csv_flaws(path: Path, separator: str, width: int) -> _CsvFlaws:
     lines = _scan_lines(path).filter((pl.col("line") > 0) & suspect)
     suspects: dict[int, str] = dict(lines.select("line", text).collect().iter_rows())
     unreadable = any(UNREADABLE in text for text in suspects.values()) and not _is_utf8(path)
-    spans = _quoted_spans(path, suspects)
+    spans = _quoted_spans(path, suspects) if spanning else {}
 
     flaws = _CsvFlaws(str(path), [], [])
     done = 0  # the last line already judged
