@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Requests are small: threads inside BLAS and FAISS cost them more than they bring, and in
         # training the models' own threads would fight with them for the same cores.
         with threadpool_limits(1):
-            status: int = arguments.run(arguments)
-        return status
+            return int(arguments.run(arguments))
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; nothing was published or changed[/]")
         return FAILED
@@ -239,17 +238,17 @@ def _columns(text: str) -> dict[str, str]:
 
 
 def _train_and_test(arguments: argparse.Namespace, config: Config) -> tuple[Log, Log]:
-    from recsys.evaluation.split import DEFAULT_TEST, EvaluationError, split
+    from recsys.evaluation.split import DEFAULT_TEST, EvaluationError, check_order, split
 
     if bool(arguments.train) != bool(arguments.test):
         raise EvaluationError("--train and --test go together: give both, or one log to split")
     if arguments.train:
         if arguments.log:
             raise EvaluationError("give either LOG or --train A --test B, not both")
-        return (
-            _load(arguments.train, arguments, config, "train.rejects.jsonl"),
-            _load(arguments.test, arguments, config, "test.rejects.jsonl"),
-        )
+        train_log = _load(arguments.train, arguments, config, "train.rejects.jsonl")
+        test_log = _load(arguments.test, arguments, config, "test.rejects.jsonl")
+        check_order(train_log, test_log)
+        return train_log, test_log
     if not arguments.log:
         raise EvaluationError("give a log: recsys evaluate clicks.csv, or --train A --test B")
     log = _load(arguments.log, arguments, config, "rejects.jsonl")

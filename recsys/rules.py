@@ -17,7 +17,7 @@ def excluded(
 ) -> NDArray[np.int32]:
     """Item rows that are out: named in the request, rejected, bought, or out by the placement."""
     out = set(named) | session.current.rejected
-    out.update(item for item in session.current.items if _stands(session, item, placement))
+    out.update(item for item in session.current.items if taken_out(session, item, placement))
     always = placement.exclude_bought == "always"
     if always or (placement.exclude_bought == "auto" and bundle.facts.exclude_bought):
         out.update(i for i in session.past.items if "purchase" in session.past.types[i])
@@ -29,6 +29,7 @@ def excluded(
     return np.unique(np.concatenate([rows[rows >= 0], bought]))
 
 
-def _stands(session: Session, item: str, placement: Placement) -> bool:
+def taken_out(session: Session, item: str, placement: Placement) -> bool:
+    """Whether a placement excludes an item for what happened to it in the current session."""
     types = session.current.types[item]
     return "any" in placement.exclude or not types.isdisjoint(placement.exclude)

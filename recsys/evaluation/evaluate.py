@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from recsys import rules
 from recsys.bundle import Bundle
-from recsys.config import Placement, nearest
+from recsys.config import nearest
 from recsys.evaluation.replay import PROTOCOLS, Sample, samples
 from recsys.evaluation.split import EvaluationError, check_point_in_time
 from recsys.logs import Log
@@ -172,7 +172,7 @@ class _Asker:
         )
         # The rules speak in rows, so they are silent on items that training has never seen.
         strange = (item for item in session.current.items if item not in self.row_of)
-        ids.update(i for i in strange if _taken_out(session.current.types[i], self.placement))
+        ids.update(item for item in strange if rules.taken_out(session, item, self.placement))
         return tuple(sorted(ids))
 
     def answer(
@@ -400,10 +400,6 @@ def _folded(sample: Sample, bundle: Bundle) -> tuple[Session, int]:
     start = perf_counter_ns()
     session = sample.moment.session(bundle.config)
     return session, perf_counter_ns() - start
-
-
-def _taken_out(types: frozenset[str], placement: Placement) -> bool:
-    return "any" in placement.exclude or not types.isdisjoint(placement.exclude)
 
 
 def _has(trail: Trail) -> bool:
