@@ -7,6 +7,7 @@ found, the others copied to a temporary file, and that is read.
 import csv
 import glob
 import itertools
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -209,20 +210,13 @@ def _open_csv(path: Path) -> Source:
 
     def read(columns: list[str]) -> Table:
         with _reading(path):
-            try:
-                return _read_csv(path, separator, len(names), columns)
-            except pl.exceptions.ComputeError:
-                # Quotes over several lines mislead the reader: one line, one row is always safe.
-                return _read_csv(path, separator, len(names), columns, spanning=False)
+            return _read_csv(path, separator, len(names), columns)
 
     return Source(str(path), names, read)
 
 
-def _read_csv(
-    path: Path, separator: str, width: int, columns: list[str], spanning: bool = True
-) -> Table:
-    """``spanning``: a quoted field may run over several lines."""
-    flaws = _csv_flaws(path, separator, width, spanning)
+def _read_csv(path: Path, separator: str, width: int, columns: list[str]) -> Table:
+    flaws = _csv_flaws(path, separator, width)
     if not flaws.dropped:
         return Table.of(_scan_csv(path, separator).select(columns).collect())
     with tempfile.TemporaryDirectory() as folder:
@@ -258,7 +252,7 @@ class _CsvFlaws:
         self.dropped.extend(lines)
 
 
-def _csv_flaws(path: Path, separator: str, width: int, spanning: bool) -> _CsvFlaws:
+def _csv_flaws(path: Path, separator: str, width: int) -> _CsvFlaws:
     """The lines of a CSV file that are not one row of ``width`` fields, sorted out.
 
     A vectorised scan picks the suspects, Python's strict CSV reader judges them.
@@ -274,7 +268,7 @@ def _csv_flaws(path: Path, separator: str, width: int, spanning: bool) -> _CsvFl
     lines = _scan_lines(path).filter((pl.col("line") > 0) & suspect)
     suspects: dict[int, str] = dict(lines.select("line", text).collect().iter_rows())
     unreadable = any(UNREADABLE in text for text in suspects.values()) and not _is_utf8(path)
-    spans = _quoted_spans(path, suspects) if spanning else {}
+    spans = _quoted_spans(path, suspects)
 
     flaws = _CsvFlaws(str(path), [], [])
     done = 0  # the last line already judged
@@ -315,15 +309,15 @@ def _is_plain(path: Path, separator: str, width: int) -> bool:
 def _count_fields(record: str, separator: str) -> int | None:
     """Fields of one CSV record; None if its quotes are broken.
 
-    Strict CSV allows a lone quote inside a bare field (``5" disk``), but then no reader can tell
-    where the rows after it begin.
+    Strict CSV takes a quote inside a bare field (``5" disk``) for a character, others for the
+    begin of a quoted part. Only where both agree can every reader tell where the rows begin.
     """
-    if record.count('"') % 2:
-        return None
     try:
-        return len(next(csv.reader([record.rstrip("\r")], delimiter=separator, strict=True)))
+        fields = next(csv.reader([record.rstrip("\r")], delimiter=separator, strict=True))
     except csv.Error:
         return None
+    bare = re.sub('"[^"]*"', "", record)
+    return len(fields) if bare.count(separator) == len(fields) - 1 and '"' not in bare else None
 
 
 def _quoted_spans(path: Path, suspects: dict[int, str]) -> dict[int, list[str]]:

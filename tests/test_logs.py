@@ -183,13 +183,15 @@ def test_broken_csv_lines_reject_only_themselves(tmp_path: Path) -> None:
         b"s,i7\xff,bad",
         b's,"i8"x,""',
         b's,i9,""\r',
+        b's"2,k,i"',
+        b's,i11,3" by 4"',
         "s,i10,\ufffd is a character too? not beside bad bytes".encode(),
     ]
     path = write(tmp_path / "a.csv", b"\n".join(lines))
     log = load(path, max_bad=1.0, rejects=tmp_path / "rejects.jsonl")
-    assert log.frame["item_id"].to_list() == ["i1", "i,4", "i9"]
-    assert log.frame["timestamp"].to_list() == [1.0, 4.0, 9.0]  # the row numbers of the file
-    assert log.rejected == {"csv_fields": 2, "csv_quotes": 3, "not_utf8": 2}
+    assert log.frame["item_id"].to_list() == ["i1", "i,4", "i9", "i11"]
+    assert log.frame["timestamp"].to_list() == [1.0, 4.0, 9.0, 11.0]  # the row numbers of the file
+    assert log.rejected == {"csv_fields": 2, "csv_quotes": 4, "not_utf8": 2}
     rejects = rejects_of(tmp_path / "rejects.jsonl")
     places = [(r["row"], r["line"], r["reason"]) for r in rejects]
     assert places == [
@@ -199,7 +201,8 @@ def test_broken_csv_lines_reject_only_themselves(tmp_path: Path) -> None:
         (6, 9, "csv_quotes"),
         (7, 10, "not_utf8"),
         (8, 11, "csv_quotes"),
-        (10, 13, "not_utf8"),
+        (10, 13, "csv_quotes"),
+        (12, 15, "not_utf8"),
     ]
     assert rejects[0]["message"] == "2 fields where the header has 3"
     assert rejects[0]["value"] == "s,i2"

@@ -19,7 +19,7 @@ class ItemKnn:
 
 
 def fit(by_session: sparse.csr_matrix, config: ItemKnnConfig, threads: int) -> ItemKnn:
-    """The nearest neighbours of each item under co(i, j) / (degree(i) degree(j)) ** degree_power."""
+    """The nearest items of each under co(i, j) / (degree(i) degree(j)) ** degree_power."""
     items = by_session.shape[1]
     degree = np.asarray(by_session.sum(axis=0)).ravel()
     scale = sparse.diags_array(np.maximum(degree, 1.0) ** -config.degree_power)
