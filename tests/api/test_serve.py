@@ -71,7 +71,12 @@ def started(bundle: Bundle, folder: Path) -> Iterator[Process]:
         [sys.executable, str(program), str(folder)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd(), "RECSYS_STORE_TIMEOUT": "5"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.getcwd(),
+            "RECSYS_STORE_TIMEOUT": "5",  # the limit is for production; this machine may be busy
+            "TMPDIR": str(folder),  # a killed server cannot tidy up
+        },
     ) as popen:
         assert popen.stdout is not None
         line = popen.stdout.readline()
