@@ -57,7 +57,8 @@ def store_unavailable() -> Problem:
     return Problem(
         503,
         "store-unavailable",
-        "the store of live data (Redis) cannot be reached; nothing was recorded, try again",
+        "the store of live data (Redis) cannot be reached: not confirmed; try again with the same "
+        "event_id, so that nothing counts twice",
         headers={"Retry-After": "1"},
     )
 
