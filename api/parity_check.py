@@ -1,0 +1,171 @@
+"""Parity, checked through HTTP: what the API answers is what the offline replay of the log answers.
+
+Each event of a log is posted and a list asked for, in the log's order. The same list is made
+offline, from the log alone: ids, their order, scores, tier and session version must be equal.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import polars as pl
+from rich.progress import Progress
+
+from recsys.bundle import Bundle
+from recsys.evaluation.replay import Moment, replay
+from recsys.events import InputError
+from recsys.logs import load_log
+from recsys.recommend import Recommendation, Request, recommend
+from recsys.registry import Registry
+
+TOLERANCE = 1e-6  # of a score
+TIMEOUT = 30.0  # seconds for one answer
+
+
+class UnexpectedAnswerError(RuntimeError):
+    """The server answered with an error, or not at all."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """lists: compared. differences: lists that were not equal. example: the first of these."""
+
+    lists: int
+    differences: int
+    example: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One moment on both sides. online: the API's answer. version: of the session, offline."""
+
+    moment: Moment
+    online: dict[str, Any]
+    offline: Recommendation
+
+
+def check(
+    base_url: str,
+    bundle: Bundle,
+    frame: pl.DataFrame,
+    *,
+    n: int = 20,
+    forget: int | None = None,
+    progress: Progress | None = None,
+) -> Parity:
+    """Replay a log through a running API and offline, and compare every list.
+
+    bundle: the one that the API serves. frame: log columns in time order, later than the bundle's
+    cut-off. The sessions get names of this run; users keep theirs, so the server needs a namespace
+    in which nobody has live events yet. forget: a row that the offline side is not told of, to
+    see that the check can fail. Raises UnexpectedAnswerError.
+    """
+    run = f"parity-{time.time_ns():x}-"
+    frame = frame.with_columns(session_id=pl.lit(run) + pl.col("session_id"))
+    start = time.perf_counter()
+    lists, flaws = 0, []
+    task = progress.add_task("parity", total=len(frame)) if progress else None
+    for pair in _pairs(base_url, bundle, frame, n, forget):
+        lists += 1
+        if flaw := _flaw(pair):
+            flaws.append(flaw)
+        if progress and task is not None:
+            progress.update(task, completed=lists)
+    seconds = round(time.perf_counter() - start, 1)
+    return Parity(lists, len(flaws), flaws[0] if flaws else None, seconds)
+
+
+def _pairs(
+    base_url: str, bundle: Bundle, frame: pl.DataFrame, n: int, forget: int | None
+) -> Iterator[_Pair]:
+    address = urlsplit(base_url)
+    host, port = address.hostname or "127.0.0.1", address.port or 80
+    told = frame.with_row_index("at").filter(pl.col("at") != (-1 if forget is None else forget))
+    offline = replay(told.drop("at"))
+    # Two connections mostly end in two workers, so nothing kept within a worker can help.
+    with (
+        closing(HTTPConnection(host, port, timeout=TIMEOUT)) as clicks,
+        closing(HTTPConnection(host, port, timeout=TIMEOUT)) as lists,
+    ):
+        for at, event in enumerate(frame.iter_rows(named=True)):
+            given = {name: value for name, value in event.items() if value is not None}
+            recorded = _post(clicks, "/v1/events", {"events": [given]})
+            if not recorded["accepted"]:
+                raise UnexpectedAnswerError(f"row {at} was not accepted: {recorded}")
+            if at == forget:
+                continue
+            moment = next(offline)
+            ask = {"session_id": event["session_id"], "user_id": moment.user_id, "n": n}
+            online = _post(lists, "/v1/recommendations", ask)
+            session = moment.session(bundle.config)
+            yield _Pair(moment, online, recommend(bundle, session, Request(n=n)))
+
+
+def _post(connection: HTTPConnection, path: str, payload: Any) -> Any:
+    try:
+        connection.request(
+            "POST", path, orjson.dumps(payload), {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, HTTPException) as error:
+        raise UnexpectedAnswerError(f"POST {path}: no answer: {error}") from error
+    if response.status >= 300:
+        raise UnexpectedAnswerError(f"POST {path}: {response.status} {body.decode()}")
+    return orjson.loads(body)
+
+
+def _flaw(pair: _Pair) -> str | None:
+    """What differs between the two sides; ``None`` when nothing does."""
+    online, offline = pair.online, pair.offline
+    facts = {
+        "bundle": (online["bundle"], offline.bundle),
+        "session version": (online["session_version"], pair.moment.version),
+        "tier": (online["tier"], offline.tier),
+        "items": ([item["item_id"] for item in online["items"]], offline.item_ids),
+    }
+    event = pair.moment.event
+    where = f"row {pair.moment.row} ({event.type} of {event.item_id} in {event.session_id})"
+    for name, (there, here) in facts.items():
+        if there != here:
+            return f"{where}: {name}: the API says {there}, the replay {here}"
+    scores = [item["score"] for item in online["items"]]
+    for rank, (there, here) in enumerate(zip(scores, offline.scores, strict=True), 1):
+        if not abs(there - here) <= TOLERANCE:
+            return f"{where}: score at rank {rank}: the API says {there}, the replay {here}"
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the result as JSON; 0 without a difference, 1 with one, 2 for wrong input."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("log", help="events later than the bundle's cut-off")
+    parser.add_argument("--base-url", default="http://127.0.0.1:8000")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="that of the server")
+    parser.add_argument("--lists", type=int, default=2000, help="events replayed at most")
+    parser.add_argument(
+        "--forget", type=int, metavar="ROW", help="untold to the offline side: the check must fail"
+    )
+    asked = parser.parse_args(argv)
+    try:
+        bundle = Registry(asked.data_dir / "bundles").load()
+        log = load_log([asked.log], config=bundle.config.events)
+        result = check(asked.base_url, bundle, log.frame.head(asked.lists), forget=asked.forget)
+    except (InputError, UnexpectedAnswerError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(orjson.dumps(asdict(result)).decode())
+    return 1 if result.differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

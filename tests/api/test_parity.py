@@ -1,0 +1,120 @@
+"""Parity between the API and the offline replay, over HTTP with a real server and a real Redis."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from api.parity_check import UnexpectedAnswerError, check, main
+from recsys.bundle import Bundle
+from recsys.logs import log_from_frame
+from recsys.registry import Registry
+from recsys.training import train
+from tests.synthetic import START, checkerboard, log_frame, small_config
+
+LATER = START + 10_000.0  # after everything in the training log
+
+
+@pytest.fixture
+def server(bundle: Bundle, tmp_path: Path) -> Iterator[str]:
+    """A running API with nobody's live events; its address."""
+    Registry(tmp_path / "bundles").publish(bundle)
+    command = [sys.executable, "-m", "recsys.cli", "serve", "--port", "0", "--workers", "2"]
+    with subprocess.Popen(
+        [*command, "--data-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "RECSYS_STORE_TIMEOUT": "5"},
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Serving on ")
+        yield line.split()[2]
+        process.terminate()
+
+
+def later_events() -> pl.DataFrame:
+    """Known users, strangers and sessions that name their user late; every kind of event."""
+    rows: list[dict[str, object]] = []
+    kinds = ("view", "cart", "remove", "view", "impression", "purchase", "dislike", "rating")
+    for step in range(120):
+        visitor = step % 6
+        user = None if visitor == 5 or (visitor == 4 and step < 60) else f"u{visitor}"
+        kind = kinds[(step // 6) % len(kinds)]
+        rows.append(
+            {
+                "user_id": user,
+                # Two sessions per visitor, the second after the first.
+                "session_id": f"v{visitor}-{step // 60}",
+                "item_id": f"i{(step * 7 + visitor) % 22}",  # two of them are unknown to the bundle
+                "type": kind,
+                "value": 3.0 if kind == "rating" else None,
+                "timestamp": LATER + step // 2,  # pairs of events at the same second
+            }
+        )
+    return log_from_frame(log_frame(rows)).frame
+
+
+def test_the_api_answers_what_the_replay_answers(server: str, bundle: Bundle) -> None:
+    """Ids, order, scores, tier and version of every list are those of the offline replay."""
+    result = check(server, bundle, later_events())
+    assert result.differences == 0, result.example
+    assert result.lists == 120
+
+
+def test_an_event_lost_on_one_side_shows(server: str, bundle: Bundle) -> None:
+    """The check can fail: an event that one side never saw is a difference from then on."""
+    result = check(server, bundle, later_events(), forget=6)
+    assert result.lists == 119
+    assert result.differences > 0
+    assert result.example is not None
+    assert "session version" in result.example
+
+
+def test_a_second_run_does_not_see_the_sessions_of_the_first(server: str, bundle: Bundle) -> None:
+    """Sessions get names of their own; without users two runs do not mix."""
+    strangers = later_events().with_columns(user_id=pl.lit(None, dtype=pl.String))
+    assert check(server, bundle, strangers.head(30)).differences == 0
+    assert check(server, bundle, strangers.head(30)).differences == 0
+
+
+def test_users_with_live_events_show(server: str, bundle: Bundle) -> None:
+    """A namespace in which a user has been before is not taken for an empty one."""
+    frame = later_events().head(30)
+    assert check(server, bundle, frame).differences == 0
+    assert check(server, bundle, frame).differences > 0
+
+
+def test_another_bundle_shows(server: str, bundle: Bundle) -> None:
+    """Lists of two models are not equal."""
+    other = train(checkerboard(per_session=5), small_config())
+    result = check(server, other, later_events().head(3))
+    assert result.differences == 3
+    assert "bundle" in (result.example or "")
+
+
+def test_a_server_that_is_not_there_is_named(bundle: Bundle) -> None:
+    """No answer is an error, not a difference."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(UnexpectedAnswerError, match="no answer"):
+        check(address, bundle, later_events().head(1))
+
+
+def test_the_command_prints_json_and_its_status_tells(
+    server: str, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0 without a difference, 1 with one, 2 when there is nothing to compare with."""
+    later_events().write_parquet(tmp_path / "later.parquet")
+    log, data = str(tmp_path / "later.parquet"), ["--data-dir", str(tmp_path)]
+    assert main([log, "--base-url", server, *data, "--lists", "30"]) == 0
+    assert '"lists":30,"differences":0' in capsys.readouterr().out
+    assert main([log, "--base-url", server, *data, "--lists", "30"]) == 1
+    assert main([log, "--base-url", server, "--data-dir", str(tmp_path / "none")]) == 2
