@@ -20,7 +20,7 @@ START = 1_700_000_000.0  # Unix seconds
 def log_frame(rows: list[dict[str, object]]) -> pl.DataFrame:
     """Rows in standard columns; what is absent is null, the type is a view, time goes on."""
     full = [
-        {name: None for name in COLUMNS} | {"type": "view", "timestamp": START + k} | row
+        dict.fromkeys(COLUMNS) | {"type": "view", "timestamp": START + k} | row
         for k, row in enumerate(rows)
     ]
     return pl.DataFrame(full, schema=SCHEMA)
