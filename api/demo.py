@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import socket
 import threading
 import time
 import urllib.request
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from api import demo_data
 from api.demo_page import Shop, serve_page
+from api.serve import ServeError
 from recsys.bundle import FORMAT, Bundle, BundleError
 from recsys.config import Config, RankingConfig, TrainingConfig
 from recsys.logs import Log
@@ -54,6 +56,8 @@ def run_demo(data_dir: Path, port: int, check: bool, as_json: bool, open_browser
     check: prove it through HTTP and end, on a free port. Raises DemoDataError, RegistryError,
     ServeError, EmbeddedError.
     """
+    if not check:
+        _check_port(port)  # before a minute of training rather than after it
     prepared = prepare(data_dir, always=check)
     if check:
         from api.demo_check import run_check  # with the evaluation, which the page does without
@@ -152,6 +156,16 @@ def _show(prepared: Prepared) -> None:
     took = f"{facts['train_seconds']} s" if facts["train_seconds"] else "had been trained before"
     table.add_row("training", took)
     console.print(table)
+
+
+def _check_port(port: int) -> None:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except (OSError, OverflowError) as error:
+        raise ServeError(
+            f"port {port} cannot be used ({error}): stop what listens there, or choose another "
+            "one with --port"
+        ) from error
 
 
 def _open(address: str) -> None:

@@ -1,6 +1,7 @@
 """The demo: readable groceries, look-ups for its page, and the facts it reports."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from datetime import datetime
@@ -13,10 +14,12 @@ import pytest
 from fastapi import FastAPI
 
 from api import demo_data
+from api.demo import run_demo
 from api.demo_check import _flaws, households
 from api.demo_data import DemoDataError
 from api.demo_page import PAGE, Shop, routes
 from api.demo_words import spelled
+from api.serve import ServeError
 from recsys.logs import log_from_frame
 from tests.synthetic import log_frame
 
@@ -222,6 +225,15 @@ def test_what_is_wrong_is_named() -> None:
     assert "version 3, then 2" in next(_flaws({**good, "read_your_clicks": stale}))
     assert "row 5: items" in next(_flaws({**good, "parity": apart}))
     assert "1469306 events" in next(_flaws({**good, "events": 1_469_306}))
+
+
+def test_a_port_in_use_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    """Nobody waits for a training that cannot be served."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServeError, match=f"port {port} cannot be used"):
+            run_demo(tmp_path, port, check=False, as_json=False, open_browser=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_core_does_without_the_demo() -> None:
