@@ -92,8 +92,8 @@ def _id_text(file: str, raw: pl.DataFrame, name: str) -> pl.Expr:
     if dtype.is_float() or dtype.is_decimal():
         column = column.cast(pl.Float64)
         whole = column == column.floor()
-        text = pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String))
-        text = pl.coalesce(text, column.cast(pl.String))
+        integral = pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String))
+        text = pl.coalesce(integral, column.cast(pl.String))
         return pl.when(column.is_finite()).then(text).alias(name)
     text = column.cast(pl.String)
     return (pl.when(text != "").then(text) if dtype == pl.String else text).alias(name)
