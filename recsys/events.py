@@ -32,6 +32,9 @@ LOG_ONLY_TYPES = frozenset({"impression", "search"})
 # What a purchase with a negative value (a return) becomes, in a log and in a live event alike.
 RETURN_TYPE = "remove"
 
+# Weights below this say nothing: they would vanish in single precision.
+MIN_WEIGHT = 1e-6
+
 MAX_ID_LENGTH = 256  # characters
 MAX_ABS_VALUE = 1e9
 MAX_CLOCK_SKEW = 300.0  # seconds an event may lie in the future

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.config import EventsConfig
-from recsys.events import InputError
+from recsys.events import MIN_WEIGHT, InputError
 
 Rows = NDArray[np.int32]
 
@@ -171,7 +171,7 @@ def _weighted(frame: pl.DataFrame, config: EventsConfig) -> pl.DataFrame:
     return (
         frame.filter(pl.col("item_id").is_not_null())
         .with_columns(weight=weight, visitor=visitor)
-        .filter(pl.col("weight") != 0)
+        .filter(pl.col("weight").abs() >= MIN_WEIGHT)
         .with_row_index("order")
     )
 

@@ -16,11 +16,14 @@ def excluded(
     named: tuple[str, ...],
 ) -> NDArray[np.int32]:
     """Item rows that are out: named in the request, rejected, bought, or out by the placement."""
+    # What was refused in an earlier session is out unless this one came back to it.
     out = set(named) | session.current.rejected
-    out.update(item for item in session.current.items if taken_out(session, item, placement))
+    out.update(session.past.rejected.difference(session.current.types))
+    out.update(item for item in session.current.types if taken_out(session, item, placement))
     always = placement.exclude_bought == "always"
     if always or (placement.exclude_bought == "auto" and bundle.facts.exclude_bought):
-        out.update(i for i in session.past.items if "purchase" in session.past.types[i])
+        held = (session.past.types, session.current.types)
+        out.update(item for types in held for item in types if "purchase" in types[item])
         entries = bundle.history.of(user)
         bought = bundle.history.items[entries][bundle.history.bought[entries]]
     else:

@@ -1,11 +1,11 @@
 """Session: the last events of one visitor, folded by one pure function. Its rules exist only here.
 
 The rules: events that say nothing of taste (searches, impressions) are left out; the others are
-de-duplicated by ``event_id`` (the first counts) and put in time order, ties
-in order of arrival; the last ``max_events`` count; a negative event (``remove``, ``dislike``, a
-return) cancels what came before it for that item; an item weighs the sum of its events' weights
-times ``decay`` to the power of the number of distinct items touched after it. Items stay external
-ids: a session knows no bundle.
+de-duplicated by ``event_id`` (the first counts) and put in time order, ties in order of arrival;
+the last ``max_events`` make up taste, but what was done to an item stands as long as its event is
+held; a negative event (``remove``, ``dislike``, a return) cancels what came before it for that
+item; an item weighs the sum of its events' weights times ``decay`` to the power of the number of
+distinct items touched after it. Items stay external ids: a session knows no bundle.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.config import EventsConfig, SessionConfig
-from recsys.events import Event
+from recsys.events import MIN_WEIGHT, Event
 
 
 @dataclass(frozen=True, slots=True)
 class Trail:
     """Distinct items of interest, the latest first.
 
-    weights: float32, one per item, > 0. types: the event types that stand for each item.
-    rejected: items whose last word was negative.
+    weights: float32, one per item, > 0. types: the event types that stand for each item, of items
+    before the window too. rejected: items whose last word was negative, however long ago.
     """
 
     items: tuple[str, ...] = ()
@@ -66,27 +66,27 @@ class Session:
         the ones of this session among them are left out of ``past``.
         """
         config, types = config or SessionConfig(), types or EventsConfig()
-        own = _ordered(events, types)[-config.max_events :]
+        own = _ordered(events, types)
         if session_id is None and own:
             session_id = own[-1].session_id
         elsewhere = [e for e in user_events if e.session_id != session_id]
-        past = _ordered(elsewhere, types)[-config.max_past_events :]
+        past = _ordered(elsewhere, types)
         return cls(
             session_id=session_id,
             user_id=user_id or next((e.user_id for e in reversed(own) if e.user_id), None),
             version=version,
-            current=_fold(own, config.decay, types),
-            past=_fold(past, config.past_decay, types),
+            current=_fold(own, config.max_events, config.decay, types),
+            past=_fold(past, config.max_past_events, config.past_decay, types),
             moment=max(own[-1].timestamp if own else 0.0, past[-1].timestamp if past else 0.0),
         )
 
 
 def event_weight(event: Event, types: EventsConfig) -> float:
-    """Interest shown by one event; unknown types say nothing (0)."""
+    """Interest shown by one event; unknown types, and less than MIN_WEIGHT, say nothing (0)."""
     weight = types.weights.get(event.type, 0.0)
     if event.type == "rating" and event.value is not None:
-        return weight * event.value / types.rating_scale
-    return weight
+        weight *= event.value / types.rating_scale
+    return weight if abs(weight) >= MIN_WEIGHT else 0.0
 
 
 def _ordered(events: Iterable[Event], types: EventsConfig) -> list[Event]:
@@ -104,12 +104,12 @@ def _ordered(events: Iterable[Event], types: EventsConfig) -> list[Event]:
     return unique
 
 
-def _fold(events: list[Event], decay: float, types: EventsConfig) -> Trail:
+def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -> Trail:
     weights: dict[str, float] = {}  # in order of the latest touch
     kinds: dict[str, set[str]] = {}
     closed: set[str] = set()
     rejected: set[str] = set()
-    for event in reversed(events):
+    for age, event in enumerate(reversed(events)):
         item = event.item_id
         assert item is not None  # _ordered kept only events of an item
         if item in closed:
@@ -117,12 +117,14 @@ def _fold(events: list[Event], decay: float, types: EventsConfig) -> Trail:
         weight = event_weight(event, types)
         if weight < 0:
             closed.add(item)
-            if item not in weights:
+            if item not in kinds:
                 rejected.add(item)
         else:
-            weights[item] = weights.get(item, 0.0) + weight
+            if age < window:
+                weights[item] = weights.get(item, 0.0) + weight
             kinds.setdefault(item, set()).add(event.type)
-    recency = decay ** np.arange(len(weights))
+    # Kept above MIN_WEIGHT: float32 would turn the oldest of a long window into 0.
+    recency = np.maximum(decay ** np.arange(len(weights)), MIN_WEIGHT)
     return Trail(
         items=tuple(weights),
         weights=(np.fromiter(weights.values(), float, len(weights)) * recency).astype(np.float32),

@@ -83,6 +83,38 @@ def test_what_may_not_be_shown_is_not(bundle: Bundle) -> None:
     assert len(items) == 20 - 4
 
 
+def test_old_events_still_keep_items_out(bundle: Bundle) -> None:
+    """Sixty views later a purchase, a cart and a dislike still hold."""
+    done = [Event(t, "s", f"i{k}") for k, t in enumerate(("cart", "purchase", "dislike"))]
+    views = [Event("view", "s", f"i{5 + k % 9}", timestamp=1.0 + k) for k in range(60)]
+    session = Session.from_events([*done, *views])
+    assert not {"i0", "i1", "i2"} & set(recommend(bundle, session, Request(n=20)).item_ids)
+
+
+def test_an_earlier_sessions_dislike_holds_until_the_item_is_sought(bundle: Bundle) -> None:
+    """What a known user disliked last time is out, unless this session touches it."""
+    disliked = Event("dislike", "before", "i4", user_id="u0", timestamp=1)
+    now = [Event("view", "s", "i2", timestamp=2)]
+    again = [*now, Event("view", "s", "i4", timestamp=3)]
+
+    def shown(events: list[Event]) -> list[str]:
+        session = Session.from_events(events, [disliked], user_id="u0")
+        return recommend(bundle, session, Request(n=20, placement="continue")).item_ids
+
+    assert "i4" not in shown(now)
+    assert "i4" in shown(again)
+
+
+def test_scores_are_always_numbers() -> None:
+    """Ratings too small for single precision neither train nor rank anything."""
+    rows = [{"session_id": s, "item_id": i} for s in "pq" for i in "abc"]
+    tiny = {"session_id": "p", "item_id": "d", "type": "rating", "value": 1e-50}
+    bundle = train(log_frame([*rows, tiny]), small_config())
+    session = Session.from_events([Event("rating", "s", "a", value=1e-50)])
+    assert np.isfinite(recommend(bundle, session, Request(n=9)).scores).all()
+    assert "d" not in bundle.items
+
+
 def test_a_short_catalogue_is_shown_whole(bundle: Bundle) -> None:
     """Fewer than n come back only when fewer may be shown."""
     everything = recommend(bundle, session_of("i2"), Request(n=1000))

@@ -61,6 +61,24 @@ def test_only_the_last_events_count() -> None:
     assert fold(*events, *noise).current.items == ("i7", "i6", "i5", "i4", "i3")
 
 
+def test_what_was_done_to_an_item_outlasts_the_window() -> None:
+    """An old cart, purchase or dislike shapes taste no more, but still stands."""
+    old = [view("a", 1, "cart"), view("b", 2, "dislike"), view("c", 3, "purchase")]
+    trail = fold(*old, *[view(f"i{k}", 10 + k) for k in range(8)]).current
+    assert "a" not in trail.items
+    assert trail.types["a"] == {"cart"}
+    assert trail.types["c"] == {"purchase"}
+    assert trail.rejected == {"b"}
+
+
+def test_vanishing_weights_say_nothing() -> None:
+    """A rating of next to nothing, or a very old event, leaves no zero among the weights."""
+    assert fold(view("a", 1, "rating", value=1e-50)).current.items == ()
+    deep = SessionConfig(max_events=200, decay=0.1)
+    events = [view(f"i{k}", k) for k in range(200)]
+    assert (Session.from_events(events, config=deep).current.weights > 0).all()
+
+
 def test_unknown_types_are_ignored() -> None:
     """A type the configuration does not know says nothing."""
     assert fold(view("a", 1, "teleport")).current.items == ()

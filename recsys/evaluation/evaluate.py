@@ -171,7 +171,7 @@ class _Asker:
             self.bundle.items.ids(rules.excluded(self.bundle, session, self.placement, user, ()))
         )
         # The rules speak in rows, so they are silent on items that training has never seen.
-        strange = (item for item in session.current.items if item not in self.row_of)
+        strange = (item for item in session.current.types if item not in self.row_of)
         ids.update(item for item in strange if rules.taken_out(session, item, self.placement))
         return tuple(sorted(ids))
 
