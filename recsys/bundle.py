@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,7 +88,8 @@ PARTS: dict[str, type[Any]] = {
 def save(bundle: Bundle, folder: Path) -> None:
     """Write a bundle into an existing empty folder, flushed to disk."""
     for name, array in _arrays(bundle).items():
-        np.save(folder / name, array, allow_pickle=False)
+        with (folder / name).open("wb") as file:
+            _write_array(array, file.write)
     faiss_index.save(bundle.index, folder / INDEX)
     manifest = {
         "format": FORMAT,
@@ -104,8 +106,8 @@ def save(bundle: Bundle, folder: Path) -> None:
         fsync(path)
 
 
-def load(folder: Path, verify: bool = True) -> Bundle:
-    """Memory-map a bundle. ``verify`` also compares every file's hash with the manifest.
+def load(folder: Path) -> Bundle:
+    """Memory-map a bundle whose files all have the hashes of the manifest.
 
     Raises BundleError, which names what is wrong.
     """
@@ -123,7 +125,7 @@ def load(folder: Path, verify: bool = True) -> Bundle:
     if _version(hashes, manifest["config"], manifest["facts"]) != manifest["version"]:
         raise BundleError(f"{folder}: the manifest does not match its version")
     for name, facts in files.items():
-        _check_file(folder / name, facts, verify)
+        _check_file(folder / name, facts)
     try:
         parts = {name: _read_part(folder, name, kind) for name, kind in PARTS.items()}
         return Bundle(
@@ -155,21 +157,27 @@ def sealed(bundle: Bundle) -> Bundle:
     hashes = {}
     for name, array in _arrays(bundle).items():
         digest = hashlib.sha256()
-        np.lib.format.write_array(_Hashed(digest), array, allow_pickle=False)
+        _write_array(array, digest.update)
         hashes[name] = digest.hexdigest()
     facts = dataclasses.asdict(bundle.facts)
     return dataclasses.replace(bundle, version=_version(hashes, bundle.config.to_dict(), facts))
 
 
-class _Hashed(io.RawIOBase):
-    """A file that only remembers its hash."""
+class _Sink(io.RawIOBase):
+    """A file for numpy that is none to it: into a real file it writes past Python, and a full disk
+    would be a short write without a cause."""
 
-    def __init__(self, digest: Any) -> None:
-        self.digest = digest
+    def __init__(self, take: Callable[[Any], object]) -> None:
+        self.take = take
 
     def write(self, data: Any) -> int:
-        self.digest.update(data)
+        self.take(data)
         return len(data)
+
+
+def _write_array(array: NDArray[Any], take: Callable[[Any], object]) -> None:
+    """Hand an array in .npy format to ``take``, piece by piece."""
+    np.lib.format.write_array(_Sink(take), array, allow_pickle=False)
 
 
 def _arrays(bundle: Bundle) -> dict[str, NDArray[Any]]:
@@ -192,6 +200,9 @@ def _read_part(folder: Path, name: str, kind: type[Part]) -> Part:
 
 
 def _version(hashes: dict[str, str], config: dict[str, Any], facts: dict[str, Any]) -> str:
+    # The number of threads changes how long training takes, not what it gives.
+    training = {**config["training"], "threads": 0}
+    config = {**config, "training": training}
     content = orjson.dumps([FORMAT, hashes, config, facts], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -201,10 +212,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
+def _check_file(path: Path, facts: dict[str, Any]) -> None:
     size = path.stat().st_size if path.exists() else -1
     if size != facts["bytes"]:
         state = "is missing" if size < 0 else f"has {size} bytes instead of {facts['bytes']}"
         raise BundleError(f"{path} {state}")
-    if verify and _sha256(path) != facts["sha256"]:
+    if _sha256(path) != facts["sha256"]:
         raise BundleError(f"{path} does not match the hash in {MANIFEST}")

@@ -38,7 +38,7 @@ class Registry:
         except FileNotFoundError:
             return None
 
-    def load(self, version: str | None = None, verify: bool = True) -> Bundle:
+    def load(self, version: str | None = None) -> Bundle:
         """Load a version, by default the active one. Raises RegistryError or BundleError."""
         version = version or self.active()
         if version is None:
@@ -49,7 +49,7 @@ class Registry:
         folder = self.path / version
         if not folder.is_dir():
             raise RegistryError(f"no bundle {version} in {self.path}: {self.versions() or 'none'}")
-        return bundles.load(folder, verify)
+        return bundles.load(folder)
 
     def publish(self, bundle: Bundle) -> str:
         """Write a bundle and make it the active one; returns its version.
@@ -58,7 +58,7 @@ class Registry:
         renamed, and only then named. Raises RegistryError when the disk does not take it; the
         active bundle stays.
         """
-        with _explained(self.path):
+        with _explained(self.path, self.active()):
             self.path.mkdir(parents=True, exist_ok=True)
             self._sweep()
             aside = self.path / f".publish-{os.getpid()}-{secrets.token_hex(4)}"
@@ -114,11 +114,12 @@ def _alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, active: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         cause = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        stays = f"bundle {active} stays active" if active else "there is no active bundle yet"
         raise RegistryError(
-            f"{path}: publishing failed: {cause}; nothing was changed, the active bundle stays"
+            f"{path}: publishing failed: {cause}; nothing was changed, {stays}"
         ) from error

@@ -1,9 +1,12 @@
 """Bundles on disk, and their publication."""
 
+import contextlib
 import dataclasses
 import errno
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -108,22 +111,48 @@ def test_no_bundle_yet_says_what_to_run(registry: Registry) -> None:
         registry.load("nope")
 
 
-def test_a_full_disk_leaves_the_active_bundle(
-    bundle: Bundle, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No space left: a clear error, nothing half-written, the old bundle serves on."""
+@contextlib.contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Real writes fail beyond a size, as they do on a full disk, without filling one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_failed_write_leaves_the_active_bundle(bundle: Bundle, registry: Registry) -> None:
+    """A write that fails half-way: its cause, nothing half-written, the old bundle serves on."""
     registry.publish(bundle)
     before = sorted(path.name for path in registry.path.iterdir())
     other = train(checkerboard(), small_config(training={"seed": 9}))
-
-    def full(*_args: object, **_kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(RegistryError, match="the disk is full; nothing was changed"):
+    with (
+        files_no_larger_than(600),
+        pytest.raises(RegistryError, match=f"File too large; .* bundle {bundle.version} stays"),
+    ):
         registry.publish(other)
     assert sorted(path.name for path in registry.path.iterdir()) == before
     assert registry.load().version == bundle.version
+
+
+def test_a_full_disk_is_called_so(
+    bundle: Bundle, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's ENOSPC is said in words, and that nothing is active where nothing was."""
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundles, "fsync", full)
+    with pytest.raises(RegistryError, match=r"the disk is full; .* there is no active bundle yet"):
+        registry.publish(bundle)
+    assert list(registry.path.iterdir()) == []
+
+
+def test_threads_do_not_change_the_version(bundle: Bundle) -> None:
+    """One thread or all of them: the same arrays, the same hash."""
+    assert train(checkerboard(), small_config(training={"threads": 1})).version == bundle.version
 
 
 PUBLISHER = """
