@@ -6,6 +6,7 @@ environment and command line, never here.
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ from recsys.events import EVENT_WEIGHTS, InputError
 
 EmbeddingModel = Literal["als", "bpr"]
 IndexKind = Literal["exact", "hnsw", "ivfpq", "sq8"]
+
+
+# Whole numbers for which 0 means something; of the others there must be at least one.
+MAY_BE_ZERO = {"training.seed", "training.threads", "index.ivf_lists"}
 
 
 class ConfigError(InputError):
@@ -90,13 +95,20 @@ class RetrievalConfig:
     popular: int = 100
 
 
+BLEND = {"embedding": 1.0, "item_knn": 1.0, "item_knn_past": 0.0, "popularity": 0.05}
+
+
 @dataclass(frozen=True)
 class RankingConfig:
-    """Weight of each named feature in the blend."""
+    """Weight of each named feature in the blend; those not given keep their default."""
 
-    weights: dict[str, float] = field(
-        default_factory=lambda: {"embedding": 1.0, "item_knn": 1.0, "popularity": 0.05}
-    )
+    weights: dict[str, float] = field(default_factory=lambda: dict(BLEND))
+
+    def __post_init__(self) -> None:
+        for name in self.weights:
+            if name not in BLEND:
+                raise ConfigError(f"ranking.weights.{name}: unknown{nearest(name, list(BLEND))}")
+        object.__setattr__(self, "weights", {**BLEND, **self.weights})
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,16 @@ class Config:
         }
     )
 
+    def __post_init__(self) -> None:
+        types = [*self.events.weights, "any"]
+        for name, placement in self.placements.items():
+            for kind in placement.exclude:
+                if kind not in types:
+                    raise ConfigError(
+                        f"placements.{name}.exclude: unknown event type {kind!r}"
+                        f"{nearest(kind, types)}"
+                    )
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -166,6 +188,8 @@ def config_from_dict(data: dict[str, Any]) -> Config:
     placements = data.pop("placements", None)
     config: Config = _build(Config, data, "")
     if placements is not None:
+        if not isinstance(placements, dict):
+            raise ConfigError(f"placements: expected tables, got {placements!r}")
         named = {n: _build(Placement, p, f"placements.{n}.") for n, p in placements.items()}
         config = dataclasses.replace(config, placements={**config.placements, **named})
     return config
@@ -214,6 +238,10 @@ def _check(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if type(value) is not kind:
         raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{where}: must be a number, got {value!r}")
     if kind in (int, float) and value < 0 and "weights" not in where:
         raise ConfigError(f"{where}: must not be negative, got {value!r}")
+    if kind is int and value == 0 and where not in MAY_BE_ZERO:
+        raise ConfigError(f"{where}: must be at least 1")
     return value

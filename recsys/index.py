@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.config import IndexConfig
+from recsys.config import ConfigError, IndexConfig
 
 
 class Index:
@@ -97,8 +97,8 @@ def _empty(factors: NDArray[np.float32], config: IndexConfig) -> Any:
         return faiss.IndexScalarQuantizer(d, kind, faiss.METRIC_INNER_PRODUCT)
     lists = config.ivf_lists or max(1, min(int(4 * items**0.5), items // 39))
     if items < 256:
-        raise ValueError(
-            f"index kind ivfpq needs 256 items or more, the log has {items}: use exact"
+        raise ConfigError(
+            f"index.kind: ivfpq needs 256 items or more, the log has {items}: use exact"
         )
     parts = next(m for m in range(min(config.pq_subvectors, d), 0, -1) if d % m == 0)
     quantizer = faiss.IndexFlatIP(d)
