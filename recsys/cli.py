@@ -52,7 +52,8 @@ def train(arguments: argparse.Namespace) -> int:
     seconds: dict[str, float] = {}
     start = perf_counter()
     config = _config(arguments)
-    log = _load(arguments.log, arguments, config, "rejects.jsonl")
+    rejects = arguments.rejects or arguments.data_dir / "rejects.jsonl"
+    log = _load(arguments.log, arguments, config, rejects)
     seconds["load"] = round(perf_counter() - start, 3)
     with _progress() as progress:
         bundle = train_bundle(log, config, progress, seconds)
@@ -204,7 +205,11 @@ def _add_log_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--max-bad", type=float, default=0.01, help="share of bad rows at which to stop (0.01)"
     )
-    sub.add_argument("--rejects", type=Path, help="where bad rows go (default: in the data dir)")
+    sub.add_argument(
+        "--rejects",
+        type=Path,
+        help="where bad rows go (default: train keeps them in the data dir, evaluate nowhere)",
+    )
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -212,18 +217,21 @@ def _config(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.config or (default if default.exists() else None))
 
 
-def _load(paths: Sequence[str], arguments: argparse.Namespace, config: Config, rejects: str) -> Log:
-    folder: Path = getattr(arguments, "data_dir", Path("."))
+def _load(
+    paths: Sequence[str], arguments: argparse.Namespace, config: Config, rejects: Path | None
+) -> Log:
     log = load_log(
         paths,
         columns=_columns(arguments.columns),
         config=config.events,
         default_type=arguments.default_type,
         max_bad=arguments.max_bad,
-        rejects=arguments.rejects or folder / rejects,
+        rejects=rejects,
     )
-    if log.rejects_path:
-        console.print(f"[yellow]{sum(log.rejected.values())} rows rejected: {log.rejects_path}[/]")
+    if log.rejected:
+        where = log.rejects_path or "--rejects FILE keeps them"
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in log.rejected.items())
+        console.print(f"[yellow]rows rejected: {reasons} ({where})[/]", highlight=False)
     return log
 
 
@@ -245,13 +253,13 @@ def _train_and_test(arguments: argparse.Namespace, config: Config) -> tuple[Log,
     if arguments.train:
         if arguments.log:
             raise EvaluationError("give either LOG or --train A --test B, not both")
-        train_log = _load(arguments.train, arguments, config, "train.rejects.jsonl")
-        test_log = _load(arguments.test, arguments, config, "test.rejects.jsonl")
+        train_log = _load(arguments.train, arguments, config, arguments.rejects)
+        test_log = _load(arguments.test, arguments, config, arguments.rejects)
         check_order(train_log, test_log)
         return train_log, test_log
     if not arguments.log:
         raise EvaluationError("give a log: recsys evaluate clicks.csv, or --train A --test B")
-    log = _load(arguments.log, arguments, config, "rejects.jsonl")
+    log = _load(arguments.log, arguments, config, arguments.rejects)
     parts = split(log, arguments.holdout or DEFAULT_TEST)
     for note in parts.notes:
         console.print(f"[dim]{note}[/]", highlight=False)

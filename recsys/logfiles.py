@@ -151,7 +151,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Errors of the operating system and of the reader, as LogError naming the file."""
     try:
         yield
-    except (OSError, pl.exceptions.PolarsError) as error:
+    # Damaged Parquet can make the reader panic, which is no Exception.
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         text = str(error).strip() or type(error).__name__
         raise LogError(f"{path}: cannot be read: {text.splitlines()[0]}") from error
 

@@ -154,7 +154,17 @@ def _from_pandas(frame: Any) -> pl.DataFrame:
     """Columns of mixed objects, ids of both numbers and text, become text."""
     mixed = [name for name in frame.columns if frame[name].dtype == object]
     texts = {name: frame[name].astype(str).where(frame[name].notna(), None) for name in mixed}
-    return pl.from_pandas(frame.assign(**texts))
+    frame = frame.assign(**texts)
+    return pl.DataFrame({name: _from_pandas_column(frame[name]) for name in frame.columns})
+
+
+def _from_pandas_column(column: Any) -> pl.Series:
+    """Without pyarrow, which polars' own conversion of text and nullable columns needs."""
+    values = column.to_numpy()
+    if values.dtype != object:
+        return pl.Series(values)
+    known = zip(values, column.notna(), strict=True)
+    return pl.Series([value if there else None for value, there in known])
 
 
 def _load(sources: list[Source], options: _Options) -> Log:
@@ -327,6 +337,7 @@ def _write_rejects(rejects: pl.DataFrame, path: Path | None) -> Path | None:
         if rejects.is_empty():
             path.unlink(missing_ok=True)
             return None
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.tmp")
         rejects.write_ndjson(part)
         os.replace(part, path)

@@ -16,6 +16,7 @@ CONFIG = "[embedding]\nembedding_size = 8\nepochs = 3\n"
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recsys.toml").write_text(CONFIG)
+    (tmp_path / "ivfpq.toml").write_text(CONFIG + '[index]\nkind = "ivfpq"')
     path = tmp_path / "clicks.parquet"
     checkerboard().write_parquet(path)
     return path
@@ -65,6 +66,7 @@ def test_evaluate_takes_two_logs(log: Path, capsys: pytest.CaptureFixture[str]) 
         (["train", "clicks.parquet", "--columns", "item_id"], "is not NAME=COLUMN"),
         (["train", "clicks.parquet", "--columns", "item_id=itm_id"], "item_id"),
         (["train", "clicks.parquet", "--config", "none.toml"], "cannot be read"),
+        (["train", "clicks.parquet", "--config", "ivfpq.toml"], "ivfpq needs 256 items"),
         (["evaluate"], "give a log"),
         (["evaluate", "--train", "clicks.parquet"], "go together"),
         (["evaluate", "clicks.parquet", "--placement", "defalt"], "did you mean 'default'"),
@@ -77,6 +79,30 @@ def test_wrong_input_is_named_with_status_2(
     assert main(arguments) == 2
     assert text in " ".join(capsys.readouterr().err.split())
     assert not Path("data/bundles").exists()
+
+
+def dirty(path: Path) -> Path:
+    """The log with one bad row among 480."""
+    lines = checkerboard().write_csv().splitlines()
+    lines[7] = lines[7].replace("view", "teleport")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_bad_row_is_kept_beside_the_bundle(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Into a new data directory a dirty log trains; the row stands in its rejects file."""
+    assert main(["train", str(dirty(log.with_name("d.csv"))), "--data-dir", "new", "--json"]) == 0
+    events = last_line(capsys)["events"]
+    assert events == {"read": 480, "kept": 479, "rejected": {"unknown_type": 1}}
+    assert "teleport" in Path("new/rejects.jsonl").read_text()
+
+
+def test_evaluate_writes_no_file_unasked(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that happens to be called rejects.jsonl is nobody's business."""
+    Path("rejects.jsonl").write_text("mine")
+    assert main(["evaluate", str(dirty(log.with_name("d.csv")))]) == 0
+    assert Path("rejects.jsonl").read_text() == "mine"
+    assert "unknown_type 1" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "serve", "demo"])
