@@ -84,11 +84,14 @@ def train(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """`recsys evaluate`: temporal split -> train on the past -> replay the rest."""
+    from recsys.evaluation.evaluate import check_question, report_table
     from recsys.evaluation.evaluate import evaluate as evaluate_bundle
-    from recsys.evaluation.evaluate import report_table
     from recsys.training import train as train_bundle
 
     config = _config(arguments)
+    check_question(
+        config, arguments.protocol, arguments.min_prefix, arguments.at, arguments.placement
+    )
     train_log, test_log = _train_and_test(arguments, config)
     with _progress() as progress:
         bundle = train_bundle(train_log, config, progress)

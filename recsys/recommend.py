@@ -7,7 +7,7 @@ import numpy as np
 
 from recsys import ranking, retrieval, rules
 from recsys.bundle import Bundle
-from recsys.config import nearest
+from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
 from recsys.session import Session
 
@@ -52,13 +52,7 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
 
     Fewer than n items come back only when fewer may be shown. Raises UnknownPlacementError.
     """
-    placement = bundle.config.placements.get(request.placement)
-    if placement is None:
-        known = list(bundle.config.placements)
-        raise UnknownPlacementError(
-            f"unknown placement {request.placement!r}{nearest(request.placement, known)}; "
-            f"known: {', '.join(known)}"
-        )
+    placement = placement_of(bundle.config, request.placement)
     clock = _Stopwatch()
     who = retrieval.profile(bundle, session, request.item_id)
     clock.lap("fold_in")
@@ -85,6 +79,17 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     clock.lap("select")
     answer.timings.update(clock.laps)
     return answer
+
+
+def placement_of(config: Config, name: str) -> Placement:
+    """The placement of that name. Raises UnknownPlacementError."""
+    placement = config.placements.get(name)
+    if placement is None:
+        known = list(config.placements)
+        raise UnknownPlacementError(
+            f"unknown placement {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+        )
+    return placement
 
 
 def similar(bundle: Bundle, item_id: str, n: int = 20) -> Recommendation:

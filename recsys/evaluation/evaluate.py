@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from recsys import rules
 from recsys.bundle import Bundle
-from recsys.config import nearest
+from recsys.config import Config, nearest
 from recsys.evaluation.replay import PROTOCOLS, Sample, samples
 from recsys.evaluation.split import EvaluationError, check_point_in_time
 from recsys.logs import Log
@@ -38,7 +38,7 @@ from recsys.metrics import (
     mean_popularity,
     relative_lift,
 )
-from recsys.recommend import MAX_N, Request, recommend
+from recsys.recommend import MAX_N, Request, placement_of, recommend
 from recsys.session import Session, Trail
 
 SYSTEMS = ("popular", "batch", "session", "full")
@@ -110,7 +110,7 @@ def evaluate(
     max_sessions: evaluate that many sessions, drawn by ``seed``. An interrupt (Ctrl-C) ends early
     with a partial report. Raises EvaluationError, UnknownPlacementError.
     """
-    _check(protocol, min_prefix, at, max_sessions)
+    check_question(bundle.config, protocol, min_prefix, at, placement, max_sessions)
     check_point_in_time(bundle, test)
     asker = _Asker(bundle, placement, max(at))
     tally = _Tally(bundle, sorted(set(at)))
@@ -132,6 +132,32 @@ def evaluate(
         raise EvaluationError(_nothing(partial, protocol, min_prefix))
     notes = _notes(bundle, test, placement, only, tally)
     return tally.report(protocol, placement, seed, partial, notes)
+
+
+def check_question(
+    config: Config,
+    protocol: str,
+    min_prefix: int,
+    at: Collection[int],
+    placement: str,
+    max_sessions: int | None = None,
+) -> None:
+    """Refuse what cannot be evaluated, before hours of training for it.
+
+    Raises EvaluationError, UnknownPlacementError.
+    """
+    placement_of(config, placement)
+    if protocol not in PROTOCOLS:
+        known = list(PROTOCOLS)
+        raise EvaluationError(
+            f"unknown protocol {protocol!r}{nearest(protocol, known)}; known: {', '.join(known)}"
+        )
+    if not at or not all(1 <= k <= MAX_N for k in at):
+        raise EvaluationError(f"every k of the metrics must be 1 to {MAX_N}, got {list(at)}")
+    if min_prefix < 1:
+        raise EvaluationError(f"the shortest prefix is 1 event, got {min_prefix}")
+    if max_sessions is not None and max_sessions < 1:
+        raise EvaluationError(f"at least 1 session must be evaluated, got {max_sessions}")
 
 
 def report_table(report: Report) -> Group:
@@ -358,20 +384,6 @@ def _padded(answers: list[_Answer], depth: int) -> NDArray[np.int32]:
         for system, shown in enumerate(answer.lists):
             rows[i, system, : len(shown)] = shown
     return rows
-
-
-def _check(protocol: str, min_prefix: int, at: Collection[int], max_sessions: int | None) -> None:
-    if protocol not in PROTOCOLS:
-        known = list(PROTOCOLS)
-        raise EvaluationError(
-            f"unknown protocol {protocol!r}{nearest(protocol, known)}; known: {', '.join(known)}"
-        )
-    if not at or not all(1 <= k <= MAX_N for k in at):
-        raise EvaluationError(f"every k of the metrics must be 1 to {MAX_N}, got {list(at)}")
-    if min_prefix < 1:
-        raise EvaluationError(f"the shortest prefix is 1 event, got {min_prefix}")
-    if max_sessions is not None and max_sessions < 1:
-        raise EvaluationError(f"at least 1 session must be evaluated, got {max_sessions}")
 
 
 def _drawn(test: Log, max_sessions: int | None, seed: int) -> frozenset[str] | None:
