@@ -4,12 +4,16 @@
 -- keeps them all on one cluster slot; behind it:
 --   session:<id>:events  list of event payloads in order of arrival, capped, session_ttl
 --   session:<id>:meta    hash: version (accepted events so far), user (last known), session_ttl
+--   session:<id>:users   set of users whose lists may hold its events, 2 * user_ttl
 --   user:<id>:events     list of event payloads in order of arrival, capped, user_ttl
+--   user:<id>:swept      present while the users sets of the list's sessions are fresh, user_ttl
 --   seen:<event_id>      a client's event id that was accepted, dedup_ttl
 --   log                  stream of all accepted events: e = payload, u = the session's known user
 local function events_of(session) return KEYS[1] .. 'session:' .. session .. ':events' end
 local function meta_of(session) return KEYS[1] .. 'session:' .. session .. ':meta' end
+local function users_of(session) return KEYS[1] .. 'session:' .. session .. ':users' end
 local function user_of(user) return KEYS[1] .. 'user:' .. user .. ':events' end
+local function swept_of(user) return KEYS[1] .. 'user:' .. user .. ':swept' end
 local function seen_of(event_id) return KEYS[1] .. 'seen:' .. event_id end
 local log = KEYS[1] .. 'log'
 
@@ -21,6 +25,20 @@ local function push(key, payload, cap, ttl)
   redis.call('RPUSH', key, payload)
   redis.call('LTRIM', key, -cap, -1)
   redis.call('EXPIRE', key, ttl)
+end
+
+-- Remembers that a user's list holds events of a session, so that `forget` finds them there however
+-- long ago they were. An active user's list never expires, so once per user_ttl the sets of all
+-- sessions in it are renewed: sweeps, and the last one and the end of the list, lie less than
+-- 2 * user_ttl apart.
+local function hold(session, user, user_ttl)
+  redis.call('SADD', users_of(session), user)
+  redis.call('EXPIRE', users_of(session), 2 * user_ttl)
+  if redis.call('SET', swept_of(user), '', 'NX', 'EX', user_ttl) then
+    for _, payload in ipairs(redis.call('LRANGE', user_of(user), 0, -1)) do
+      redis.call('EXPIRE', users_of(cjson.decode(payload).session_id), 2 * user_ttl)
+    end
+  end
 end
 
 -- Names the user of a session. Events that belonged to nobody become the user's, in order; those
@@ -36,6 +54,7 @@ local function join(session, user, user_cap, session_ttl, user_ttl)
         push(user_of(user), payload, user_cap, user_ttl)
         joined = joined + 1
       end
+      if joined > 0 then hold(session, user, user_ttl) end
     end
   end
   redis.call('EXPIRE', meta, session_ttl)
@@ -66,7 +85,10 @@ local function append()
         redis.call('EXPIRE', events, session_ttl)
       else
         push(events, payload, session_cap, session_ttl)
-        if user ~= '' then push(user_of(user), payload, user_cap, user_ttl) end
+        if user ~= '' then
+          push(user_of(user), payload, user_cap, user_ttl)
+          hold(session, user, user_ttl)
+        end
       end
       if user ~= '' then
         redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*', 'e', payload, 'u', user)
@@ -106,18 +128,18 @@ local function identify()
   return {join(unpack(ARGV, 2, 6)), version_of(ARGV[2])}
 end
 
--- ARGV: session. Its events are taken out of its known user's as well.
+-- ARGV: session. Its events are taken out of the lists of all users it ever had as well.
 local function forget()
   local session = ARGV[2]
-  local user = redis.call('HGET', meta_of(session), 'user')
-  if user then
+  local removed = 0
+  for _, user in ipairs(redis.call('SMEMBERS', users_of(session))) do
     for _, payload in ipairs(redis.call('LRANGE', user_of(user), 0, -1)) do
       if cjson.decode(payload).session_id == session then
-        redis.call('LREM', user_of(user), 1, payload)
+        removed = removed + redis.call('LREM', user_of(user), 0, payload)
       end
     end
   end
-  return redis.call('DEL', meta_of(session), events_of(session))
+  return removed + redis.call('DEL', meta_of(session), events_of(session), users_of(session))
 end
 
 local operations = {append = append, read = read, identify = identify, forget = forget}

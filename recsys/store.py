@@ -138,7 +138,10 @@ class Store:
         return joined, version
 
     async def forget(self, session_id: str) -> bool:
-        """Drop a session, and its events from its user's; the log stays. Was there anything?"""
+        """Drop a session, and its events from those of every user it had; the log stays.
+
+        Returns whether there was anything.
+        """
         return bool(await self._run("forget", [session_id]))
 
     async def ping(self) -> None:

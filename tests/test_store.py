@@ -115,7 +115,9 @@ async def test_everything_expires(store: Store, redis: Redis) -> None:
         "session:s:events": config.session_ttl,
         "session:s:meta": config.session_ttl,
         "session:only-search:meta": config.session_ttl,
+        "session:s:users": 2 * config.user_ttl,
         "user:u:events": config.user_ttl,
+        "user:u:swept": config.user_ttl,
         "seen:e": config.dedup_ttl,
     }
     for key, ttl in expected.items():
@@ -202,6 +204,43 @@ async def test_forget_leaves_nothing_of_the_session(store: Store) -> None:
     assert await store.read("s", None) == Live()
     assert items((await store.read(None, "u")).user_events) == ["b"]
     assert not await store.forget("s")
+
+
+async def test_forget_covers_every_user_a_session_had(store: Store) -> None:
+    """A session that passed from user to user leaves the lists of all of them."""
+    await store.append([click("x", "other", user_id="a")])
+    await store.identify("s", "a")
+    await store.append([click("1")])
+    await store.identify("s", "b")
+    await store.append([click("2"), click("3", user_id="c")])
+    assert await store.forget("s")
+    left = [items((await store.read(None, user)).user_events) for user in "abc"]
+    assert left == [["x"], [], []]
+
+
+async def test_forget_needs_nothing_of_the_session_itself(store: Store, redis: Redis) -> None:
+    """What a user's list holds of a session is found after the session was capped and expired."""
+    await store.append([click(str(k), user_id="u") for k in range(8)])  # three more than its cap
+    await store.append([click("x", "other", user_id="u")])
+    prefix = f"{{{store.config.namespace}}}:session:s:"
+    assert redis.delete(prefix + "events", prefix + "meta") == 2
+    assert await store.forget("s")
+    assert items((await store.read(None, "u")).user_events) == ["x"]
+    assert not await store.forget("s")
+
+
+async def test_an_old_session_of_an_active_user_can_be_forgotten(
+    store: Store, redis: Redis
+) -> None:
+    """While a user's list lives on, the way from its sessions to it is renewed."""
+    await store.append([click("a", user_id="u")])
+    users = f"{{{store.config.namespace}}}:session:s:users"
+    redis.expire(users, 1000)  # as if it were long ago
+    redis.delete(f"{{{store.config.namespace}}}:user:u:swept")
+    await store.append([click("b", "new", user_id="u")])
+    assert redis.ttl(users) > store.config.user_ttl
+    assert await store.forget("s")
+    assert items((await store.read(None, "u")).user_events) == ["b"]
 
 
 async def test_namespaces_are_apart(store: Store, redis_server: EmbeddedRedis) -> None:

@@ -22,6 +22,19 @@ async def test_forget(api: Served, problem: Check) -> None:
     assert (await api.client.delete("/v1/sessions/a%2Fb")).status_code == 204
 
 
+async def test_forget_covers_every_user(api: Served) -> None:
+    """After a session of two users was deleted, lists for neither of them reflect it."""
+    for user in ("A1", "B1"):
+        await api.post("/v1/sessions/s/identify", {"user_id": user})
+        await api.click("i1", "i3")
+    before = (await api.post("/v1/recommendations", {"user_id": "A1"})).json()
+    assert before["tier"] != "popular"
+    await api.client.delete("/v1/sessions/s")
+    for user in ("A1", "B1"):
+        after = (await api.post("/v1/recommendations", {"user_id": user})).json()
+        assert after["tier"] == "popular"
+
+
 async def test_identify(api: Served, problem: Check) -> None:
     """An anonymous session joins a user, whose other sessions then count."""
     await api.click("i1", "i3", session="old", user_id="u")
