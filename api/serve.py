@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import http.client
 import ipaddress
 import logging
@@ -34,6 +35,7 @@ logger = logging.getLogger("recsys.serve")
 APP = "api.app:create_app"
 BACKLOG = 2048  # connections waiting per worker
 STOP_TIMEOUT = 10  # seconds for requests under way when stopping
+METRICS_PREFIX = "recsys-metrics-{}-"  # of the folder in the system's temporary one; {}: a pid
 YOUNG = 5.0  # seconds; a worker that dies younger failed to start
 MAX_YOUNG_DEATHS = 3  # in a row, then serving is given up
 # Workers share the cores already; numpy's and FAISS's own threads would only fight over them.
@@ -53,11 +55,13 @@ def serve(
     *,
     app: str = APP,
     environment: Mapping[str, str] | None = None,
+    as_json: bool = False,
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit status, 1 when the workers do not start.
 
     Runs in the main thread. app: "module:function" that makes the application. environment: more
-    variables for the workers. Raises ServeError, StoreUrlError, EmbeddedError.
+    variables for the workers. as_json: when ready, print one JSON object to stdout, and the address
+    line, else printed there, to stderr. Raises ServeError, StoreUrlError, EmbeddedError.
     """
     _check_host(host)
     if workers < 1:
@@ -71,9 +75,13 @@ def serve(
             _check_redis(redis_url)
         else:
             server = stack.enter_context(EmbeddedRedis.start(Path(data_dir) / "redis"))
-            redis_url = server.url
-        metrics = tempfile.mkdtemp(prefix="recsys-metrics-")
-        stack.callback(shutil.rmtree, metrics, ignore_errors=True)
+        told = {
+            "workers": workers,
+            "data_dir": str(data_dir),
+            "redis": redacted(redis_url) if redis_url else "embedded",
+        }
+        redis_url = redis_url or server.url
+        metrics = stack.enter_context(_metrics_folder())
         variables = {
             **{name: os.environ.get(name, "1") for name in THREAD_VARIABLES},
             **(environment or {}),
@@ -84,7 +92,7 @@ def serve(
         stack.enter_context(_environment(variables))
         from_environment(os.environ)  # a bad variable is told here, once
         announcer = threading.Thread(
-            target=_announce, args=(host, port, stop, f"{workers} workers"), daemon=True
+            target=_announce, args=(host, port, stop, told, as_json), daemon=True
         )
         announcer.start()
         status = _run_workers(app, sockets, metrics, stop)
@@ -171,6 +179,47 @@ def _forget_metrics(folder: str, process: SpawnProcess) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _metrics_folder() -> Iterator[str]:
+    """A folder for the workers' metrics; those of owners that were killed are removed first.
+
+    The owner holds a lock on its folder. The kernel lets go of it with the process, which no pid
+    tells so surely: it may be used again, or belong to another container.
+    """
+    for path in Path(tempfile.gettempdir()).glob(METRICS_PREFIX.format("*") + "*"):
+        lock = _lock_folder(path)
+        if lock is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+    while True:
+        folder = tempfile.mkdtemp(prefix=METRICS_PREFIX.format(os.getpid()))
+        lock = _lock_folder(Path(folder))
+        if lock is None:  # another start has just taken it for a leftover
+            continue
+        if Path(folder).exists():
+            break
+        os.close(lock)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock_folder(path: Path) -> int | None:
+    """A descriptor that holds the lock on a folder, or None if somebody else has it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # gone, or another user's
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def _listen(host: str, port: int, count: int, stack: contextlib.ExitStack) -> list[socket.socket]:
     """One listening socket per worker on the same address, closed by the stack.
 
@@ -233,17 +282,27 @@ def _check_redis(url: str) -> None:
         ) from error
 
 
-def _announce(host: str, port: int, stop: threading.Event, what: str) -> None:
+def _announce(
+    host: str, port: int, stop: threading.Event, told: Mapping[str, object], as_json: bool
+) -> None:
     """Print the address once it answers, and what /health/ready has to say."""
     while not stop.wait(0.05):
         try:
             status, body = _get(host, port, "/health/ready")
         except OSError:
             continue
-        shown = f"[{host}]" if ":" in host else host
-        print(f"Serving on http://{shown}:{port} ({what}, this machine only)", flush=True)
+        health = orjson.loads(body)
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print(
+            f"Serving on {url} ({told['workers']} workers, this machine only)",
+            file=sys.stderr if as_json else sys.stdout,
+            flush=True,
+        )
         if status == 503:
-            print(orjson.loads(body)["detail"], file=sys.stderr, flush=True)
+            print(health["detail"], file=sys.stderr, flush=True)
+        if as_json:
+            ready = {"url": url, **told, "bundle": health.get("bundle")}
+            print(orjson.dumps(ready).decode(), flush=True)
         return
 
 

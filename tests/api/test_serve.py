@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import pytest
 from api import freshness_check
 from api.serve import ServeError, serve
 from recsys.bundle import Bundle
+from recsys.embedded import EmbeddedRedis
 from recsys.events import InputError
 from recsys.registry import Registry
 
@@ -27,7 +29,7 @@ import sys
 from pathlib import Path
 from api.serve import serve
 if __name__ == "__main__":
-    sys.exit(serve(Path(sys.argv[1]), port=0))
+    sys.exit(serve(Path(sys.argv[1]), port=0, OPTIONS))
 """
 
 
@@ -37,6 +39,7 @@ class Process:
 
     popen: subprocess.Popen[str]
     url: str
+    first_line: str  # of its stdout
 
     def family(self) -> set[int]:
         """The pids of its workers and its Redis."""
@@ -62,27 +65,35 @@ def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
 
 
 @contextlib.contextmanager
-def started(bundle: Bundle, folder: Path) -> Iterator[Process]:
-    """Two workers over a published bundle, on a free port."""
-    Registry(folder / "bundles").publish(bundle)
+def started(
+    bundle: Bundle | None, folder: Path, options: str = "", temporary: Path | None = None
+) -> Iterator[Process]:
+    """Two workers over a published bundle, on a free port. options: more arguments of `serve`."""
+    folder.mkdir(exist_ok=True)
+    if bundle:
+        Registry(folder / "bundles").publish(bundle)
     program = folder / "program.py"
-    program.write_text(PROGRAM)
-    with subprocess.Popen(
-        [sys.executable, str(program), str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.getcwd(),
-            "RECSYS_STORE_TIMEOUT": "5",  # the limit is for production; this machine may be busy
-            "TMPDIR": str(folder),  # a killed server cannot tidy up
-        },
-    ) as popen:
+    program.write_text(PROGRAM.replace("OPTIONS", options))
+    with (
+        (folder / "stderr").open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, str(program), str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.getcwd(),
+                "RECSYS_STORE_TIMEOUT": "5",  # not production's: this machine may be busy
+                "TMPDIR": str(temporary or folder),  # a killed server cannot tidy up
+            },
+        ) as popen,
+    ):
         assert popen.stdout is not None
         line = popen.stdout.readline()
-        found = re.search(r"Serving on (http://127\.0\.0\.1:\d+) \(2 workers", line)
-        assert found, line
-        yield Process(popen, found[1])
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, line + (folder / "stderr").read_text()
+        yield Process(popen, found[0], line)
         popen.terminate()
 
 
@@ -98,6 +109,12 @@ def server(bundle: Bundle, tmp_path: Path) -> Iterator[Process]:
     """A server that the test may end."""
     with started(bundle, tmp_path) as server:
         yield server
+
+
+def test_the_address_is_told(shared: Process) -> None:
+    """The first line of stdout is the address, for people."""
+    expected = f"Serving on {shared.url} (2 workers, this machine only)\n"
+    assert shared.first_line == expected
 
 
 def test_read_your_clicks(shared: Process) -> None:
@@ -129,6 +146,56 @@ def test_everything_ends_with_a_killed_parent(server: Process) -> None:
     server.popen.kill()
     server.popen.wait()
     assert eventually(lambda: not any(map(command_of, family)))
+
+
+def test_metrics_of_a_killed_server_are_removed(
+    server: Process, bundle: Bundle, tmp_path: Path
+) -> None:
+    """The next start removes the folder a killed server left, and leaves that of a live one."""
+
+    def folders() -> list[Path]:
+        return list(tmp_path.glob("recsys-metrics-*"))
+
+    (left,) = folders()
+    server.popen.kill()
+    server.popen.wait()
+    with started(bundle, tmp_path) as second:
+        (own,) = folders()
+        assert own != left
+        with started(bundle, tmp_path / "other", temporary=tmp_path):
+            assert len(folders()) == 2
+        assert folders() == [own]
+        assert httpx.get(f"{second.url}/metrics").status_code == 200
+        second.popen.terminate()
+        second.popen.wait(15)
+        assert not folders()
+
+
+def test_json(bundle: Bundle, tmp_path: Path) -> None:
+    """With as_json stdout is one JSON object that says what is served, once it is; else stderr."""
+    with started(bundle, tmp_path, "as_json=True") as server:
+        told = json.loads(server.first_line)
+        assert told == {
+            "url": server.url,
+            "workers": 2,
+            "data_dir": str(tmp_path),
+            "bundle": bundle.version,
+            "redis": "embedded",
+        }
+        assert httpx.get(f"{told['url']}/health/ready").status_code == 200
+        server.popen.terminate()
+        assert server.popen.stdout is not None
+        assert server.popen.stdout.read() == ""
+    assert "Serving on http://127.0.0.1" in (tmp_path / "stderr").read_text()
+
+
+def test_json_without_a_bundle(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
+    """Before anything was trained the bundle is null; a Redis is named by its URL."""
+    options = f"as_json=True, workers=1, redis_url={redis_server.url!r}"
+    with started(None, tmp_path, options) as server:
+        told = json.loads(server.first_line)
+    assert (told["bundle"], told["workers"], told["redis"]) == (None, 1, redis_server.url)
+    assert "no bundle has been trained yet" in (tmp_path / "stderr").read_text()
 
 
 def test_a_killed_worker_is_replaced(shared: Process) -> None:
