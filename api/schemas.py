@@ -3,7 +3,16 @@
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from recsys.events import MAX_ABS_VALUE, MAX_ID_LENGTH
@@ -14,6 +23,11 @@ MAX_EXCLUDED = 10_000  # items named in one request
 MAX_VERSION = 2**53  # beyond it JSON numbers are not exact
 
 STRICT = ConfigDict(extra="forbid", strict=True)
+NOT_YET = "not available yet: refused until there is a catalogue"
+
+
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"example": fields})
 
 
 def _not_yet(value: Any) -> Any:
@@ -28,6 +42,15 @@ def _storable(value: dict[str, Any]) -> dict[str, Any]:
     except TypeError as error:
         raise PydanticCustomError("too_deep", "nested too deeply") from error
     return value
+
+
+def _moment(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(value)
+    except ValidationError:  # one error for each member of the union
+        raise PydanticCustomError(
+            "timestamp", "must be RFC 3339 text, or a number of Unix seconds or milliseconds"
+        ) from None
 
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -45,7 +68,7 @@ class EventIn(BaseModel):
     item_id: Id | None = Field(None, description="required but for `search`", examples=["1082185"])
     user_id: Id | None = Field(None, description="identifies the session as this user's")
     event_id: Id | None = Field(None, description="the same id counts once", examples=["e-1"])
-    timestamp: float | str | None = Field(
+    timestamp: Annotated[float | str | None, WrapValidator(_moment)] = Field(
         None,
         description="RFC 3339, or Unix seconds or milliseconds; default now",
         examples=["2026-03-01T12:00:00Z"],
@@ -59,7 +82,18 @@ class EventIn(BaseModel):
 class EventsIn(BaseModel):
     """A batch of events; one bad event does not spoil the others."""
 
-    model_config = STRICT
+    model_config = STRICT | _example(
+        events=[
+            {
+                "type": "cart",
+                "session_id": "s-7f3a",
+                "item_id": "1082185",
+                "event_id": "e-1",
+                "timestamp": "2026-03-01T12:00:00Z",
+            },
+            {"type": "search", "session_id": "s-7f3a", "properties": {"query": "rye bread"}},
+        ]
+    )
 
     events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS)
 
@@ -93,35 +127,37 @@ class EventsOut(BaseModel):
 class RecommendIn(BaseModel):
     """What is asked for; everything is optional."""
 
-    model_config = STRICT
+    model_config = STRICT | _example(session_id="s-7f3a", n=10, exclude=["995242"])
 
     session_id: Id | None = Field(None, examples=["s-7f3a"])
     user_id: Id | None = Field(None, examples=["2375"])
-    n: int = Field(20, ge=1, le=MAX_N, description="items wanted")
-    placement: str = Field("default", description="a configured kind of list")
-    item_id: Id | None = Field(None, description="the item on the page; never returned")
-    filter: Later = Field(None, description="not available yet")
+    n: int = Field(20, ge=1, le=MAX_N, description="items wanted", examples=[10])
+    placement: str = Field("default", description="a configured kind of list", examples=["default"])
+    item_id: Id | None = Field(
+        None, description="the item on the page; never returned", examples=["1082185"]
+    )
+    filter: Later = Field(None, description=NOT_YET, examples=[{"price": {"lt": 50}}])
     exclude: list[Id] = Field(
         default_factory=list, max_length=MAX_EXCLUDED, description="items not to return"
     )
-    boost: Later = Field(None, description="not available yet")
-    diversity: Later = Field(None, description="not available yet")
+    boost: Later = Field(None, description=NOT_YET, examples=[{"in_stock": True}])
+    diversity: Later = Field(None, description=NOT_YET, examples=[0.3])
     min_session_version: int | None = Field(
-        None, ge=0, le=MAX_VERSION, description="never answer from an older state"
+        None, ge=0, le=MAX_VERSION, description="never answer from an older state", examples=[3]
     )
-    explain: bool = Field(False, description="each item's weighted features")
-    timings: bool = Field(False, description="microseconds per stage")
+    explain: bool = Field(False, description="each item's weighted features", examples=[True])
+    timings: bool = Field(False, description="microseconds per stage", examples=[True])
 
 
 class SimilarIn(BaseModel):
     model_config = STRICT
 
-    n: int = Field(20, ge=1, le=MAX_N)
-    filter: Later = Field(None)
+    n: int = Field(20, ge=1, le=MAX_N, description="items wanted", examples=[10])
+    filter: Later = Field(None, description=NOT_YET, examples=[{"price": {"lt": 50}}])
 
 
 class IdentifyIn(BaseModel):
-    model_config = STRICT
+    model_config = STRICT | _example(user_id="2375")
 
     user_id: Id = Field(examples=["2375"])
 
@@ -163,12 +199,35 @@ class RecommendOut(BaseModel):
 class SimilarOut(BaseModel):
     """Items near one item, best first."""
 
+    model_config = _example(
+        items=[
+            {"item_id": "1029743", "score": 0.83, "rank": 1, "reason": "embedding"},
+            {"item_id": "995242", "score": 0.71, "rank": 2, "reason": "item_knn"},
+        ],
+        bundle="6d0c1f0a9be24c11",
+    )
+
     items: list[RecommendedItem]
     bundle: str
 
 
 class SessionOut(BaseModel):
     """What is held live of a session, in order of arrival."""
+
+    model_config = _example(
+        session_id="s-7f3a",
+        user_id="2375",
+        version=1,
+        events=[
+            {
+                "type": "cart",
+                "session_id": "s-7f3a",
+                "item_id": "1082185",
+                "event_id": "e-1",
+                "timestamp": 1772366400.0,
+            }
+        ],
+    )
 
     session_id: str
     user_id: str | None
@@ -177,6 +236,8 @@ class SessionOut(BaseModel):
 
 
 class IdentifyOut(BaseModel):
+    model_config = _example(session_id="s-7f3a", user_id="2375", version=3, joined=2)
+
     session_id: str
     user_id: str
     version: int
@@ -184,9 +245,11 @@ class IdentifyOut(BaseModel):
 
 
 class Health(BaseModel):
-    status: str = Field(examples=["ready"])
-    bundle: str | None = None
-    store: str | None = Field(None, examples=["up"])
+    status: str = Field(description="ready, degraded or alive")
+    bundle: str | None = Field(None, description="the bundle served")
+    store: str | None = Field(None, description="up, or what is wrong with Redis")
+
+    model_config = _example(status="ready", bundle="6d0c1f0a9be24c11", store="up")
 
 
 class FieldError(BaseModel):

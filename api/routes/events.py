@@ -1,6 +1,7 @@
 """POST /v1/events: validate each event, append the good ones in one round trip."""
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,12 @@ from recsys.store import Appended, StoreUnavailable
 router = APIRouter(tags=["events"])
 
 FIELDS = list(EventIn.model_fields)
+# RFC 3339's date-time; an offset left out gets a message of its own.
+RFC_3339 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-2][0-9]:[0-5][0-9]:)([0-5][0-9]|60)(\.[0-9]+)?"
+    r"([Zz]|[+-][0-2][0-9]:[0-5][0-9])?"
+)
+YEAR_10000 = 253_402_300_800.0
 MILLISECONDS_FROM = 1e11  # as Unix seconds this would be the year 5138, as milliseconds it is 1973
 
 
@@ -72,25 +79,38 @@ def unix_seconds(value: float | str | None, now: float) -> float:
     if value is None:
         return now
     if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(
-                "is neither RFC 3339 (2026-03-01T12:00:00Z) nor a number of Unix seconds"
-            ) from None
-        if moment.tzinfo is None:
-            raise ValueError("has no offset; end it with Z for UTC, or an offset like +01:00")
-        seconds = moment.timestamp()
+        seconds = _parsed(value)
     else:
         seconds = value / 1000 if value >= MILLISECONDS_FROM else value
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError("must be a time after 1970")
+    if seconds >= YEAR_10000:
+        raise ValueError("must be a time before the year 10000")
     if seconds > now + MAX_CLOCK_SKEW:
         raise ValueError(
             f"lies {_duration(seconds - now)} in the future; "
             f"at most {MAX_CLOCK_SKEW:.0f} seconds are allowed for clocks that differ"
         )
     return float(seconds)
+
+
+def _parsed(text: str) -> float:
+    parts = RFC_3339.fullmatch(text)
+    try:
+        if parts is None:
+            raise ValueError
+        day, minute, second, fraction, offset = parts.groups(default="")
+        leap = second == "60"  # counted as the first second of the next minute
+        moment = datetime.fromisoformat(
+            f"{day}T{minute}{'59' if leap else second}{fraction}{offset.upper()}"
+        )
+    except ValueError:
+        raise ValueError(
+            "is neither RFC 3339 (2026-03-01T12:00:00Z) nor a number of Unix seconds"
+        ) from None
+    if moment.tzinfo is None:
+        raise ValueError("has no offset; end it with Z for UTC, or an offset like +01:00")
+    return moment.timestamp() + leap
 
 
 def _envelope(data: dict[str, Any]) -> list[Any]:

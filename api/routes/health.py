@@ -11,6 +11,8 @@ from recsys.store import StoreUnavailable
 
 router = APIRouter(tags=["health"])
 
+METRICS_EXAMPLE = 'recsys_recommendations_total{tier="session"} 42.0\n'
+
 
 @router.get("/health/live", responses={200: {"model": Health}})
 async def live() -> Response:
@@ -32,7 +34,11 @@ async def ready(request: Request) -> Response:
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"example": METRICS_EXAMPLE}}}},
+)
 async def metrics() -> Response:
     """Prometheus text, over all workers."""
     body, content_type = telemetry.exposition()

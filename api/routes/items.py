@@ -20,7 +20,7 @@ router = APIRouter(tags=["items"])
 @router.get(
     "/v1/items/{item_id:path}/similar",
     responses=answers(SimilarOut, 200, 404, 422, 503),
-    openapi_extra=query_of(SimilarIn, "filter"),
+    openapi_extra=query_of(SimilarIn),
 )
 async def similar_items(
     request: Request, item_id: Annotated[str, Path(examples=["1082185"])]

@@ -20,7 +20,7 @@ router = APIRouter(tags=["sessions"])
 SessionId = Annotated[str, Path(examples=["s-7f3a"])]
 
 
-@router.get("/v1/sessions/{session_id:path}", responses=answers(SessionOut, 200, 404, 503))
+@router.get("/v1/sessions/{session_id:path}", responses=answers(SessionOut, 200, 404, 422, 503))
 async def get_session(request: Request, session_id: SessionId) -> Response:
     """What is held live of a session."""
     try:
@@ -41,7 +41,7 @@ async def get_session(request: Request, session_id: SessionId) -> Response:
 @router.delete(
     "/v1/sessions/{session_id:path}",
     status_code=204,
-    responses=failures(503),
+    responses=failures(422, 503),
 )
 async def delete_session(request: Request, session_id: SessionId) -> Response:
     """Forget a session; its events leave its user's live history too."""

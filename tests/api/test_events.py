@@ -79,7 +79,18 @@ async def test_the_same_event_id_counts_once(api: Served) -> None:
         ({"timestamp": "yesterday"}, "timestamp", "RFC 3339"),
         ({"timestamp": "2026-03-01T12:00:00"}, "timestamp", "has no offset"),
         ({"timestamp": -1}, "timestamp", "after 1970"),
-        ({"timestamp": True}, "timestamp", "valid"),
+        ({"timestamp": True}, "timestamp", "must be RFC 3339 text, or a number"),
+        ({"timestamp": [1]}, "timestamp", "must be RFC 3339 text, or a number"),
+        ({"timestamp": "2026-W10-1T00:00Z"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": "20260301T120000Z"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": "2026-03-01 12:00:00Z"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": "2026-03-01T12:00Z"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": "2026-03-01T24:00:00Z"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": "2026-02-30T12:00:00Z"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": "2026-03-01T12:00:00+0100"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": "2026-03-01T12:00:00+24:00"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": "２０26-03-01T12:00:00Z"}, "timestamp", "neither RFC 3339"),
+        ({"timestamp": 1e300}, "timestamp", "must be a time before the year 10000"),
         ({"timestamp": NOW + 301}, "timestamp", "lies 301 seconds in the future"),
         ({"timestamp": NOW + 315_576_000}, "timestamp", "lies 10.0 years in the future"),
         ({"timestamp": (NOW + 7200) * 1000}, "timestamp", "lies 2.0 hours in the future"),
@@ -90,8 +101,9 @@ async def test_a_bad_event_is_named(
 ) -> None:
     """A bad event is listed with its field and cause; the others are accepted."""
     flaw = await rejected(api, {**CLICK, **change})
-    assert flaw["field"].split(".")[0] == field
+    assert flaw["field"] == field
     assert message in flaw["message"]
+    assert len(flaw["message"]) < 200
 
 
 async def test_a_missing_field_is_named(api: Served) -> None:
@@ -122,6 +134,10 @@ async def test_values_that_are_no_numbers_are_named(api: Served, literal: str) -
         (1_700_000_000_250, 1_700_000_000.25),
         ("2023-11-14T22:13:20Z", 1_700_000_000.0),
         ("2023-11-14T23:13:20.5+01:00", 1_700_000_000.5),
+        ("2023-11-14t22:13:20z", 1_700_000_000.0),
+        ("2023-11-14T22:13:20.250000000000Z", 1_700_000_000.25),
+        ("2023-11-14T22:13:20-00:00", 1_700_000_000.0),
+        ("2016-12-31T23:59:60Z", 1_483_228_800.0),
         (NOW + 299, NOW + 299),
         (None, NOW),
     ],

@@ -1,7 +1,10 @@
 """Health, metrics and the description of the API."""
 
+import json
+
 import pytest
 
+from api import schemas
 from api.schemas import EventIn, RecommendIn
 from recsys.bundle import Bundle
 from tests.api.conftest import Served
@@ -44,13 +47,50 @@ async def test_openapi(api: Served) -> None:
         "/health/ready",
         "/metrics",
     }
-    schemas = document["components"]["schemas"]
-    assert set(schemas["EventIn"]["properties"]) == set(EventIn.model_fields)
-    assert set(schemas["RecommendIn"]["properties"]) == set(RecommendIn.model_fields)
+    described = document["components"]["schemas"]
+    assert set(described["EventIn"]["properties"]) == set(EventIn.model_fields)
+    assert set(described["RecommendIn"]["properties"]) == set(RecommendIn.model_fields)
     references = set(_references(document))
-    assert {r.removeprefix("#/components/schemas/") for r in references} <= set(schemas)
+    assert {r.removeprefix("#/components/schemas/") for r in references} <= set(described)
     body = document["paths"]["/v1/events"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "text/plain"}
+
+
+async def test_everything_described_has_an_example(api: Served) -> None:
+    """Each parameter, body and answer has one, and each of a model fits the model."""
+    document = (await api.client.get("/openapi.json")).json()
+    models = set()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            place = f"{method} {path}"
+            for parameter in operation.get("parameters", []):
+                assert parameter["schema"].get("examples"), (place, parameter)
+            described = [operation.get("requestBody", {}), *operation["responses"].values()]
+            for content in (c for part in described for c in part.get("content", {}).values()):
+                reference = content.get("schema", {}).get("$ref")
+                assert reference or content.get("example"), (place, content)
+                if reference:
+                    models.add(reference.removeprefix("#/components/schemas/"))
+    assert len(models) >= 9
+    for name in models:
+        example = document["components"]["schemas"][name].get("example")
+        assert example, name
+        getattr(schemas, name).model_validate_json(json.dumps(example), strict=True)
+
+
+async def test_what_is_refused_for_now_is_described_so(api: Served) -> None:
+    """Fields of the contract that are always refused say that they are not available yet."""
+    document = (await api.client.get("/openapi.json")).json()
+    fields = document["components"]["schemas"]["RecommendIn"]["properties"]
+    for name in ("filter", "boost", "diversity"):
+        assert fields[name]["description"].startswith("not available yet"), name
+        response = await api.post("/v1/recommendations", {name: fields[name]["examples"][0]})
+        assert response.status_code == 422
+    for path in ("/v1/recommendations", "/v1/items/{item_id}/similar"):
+        parameters = {p["name"]: p for p in document["paths"][path]["get"]["parameters"]}
+        for name in {"filter", "boost", "diversity"} & set(parameters):
+            assert parameters[name]["description"].startswith("not available yet"), name
+    assert "filter" in parameters
 
 
 def _references(node: object) -> list[str]:
