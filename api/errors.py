@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from recsys.config import nearest
+from recsys.store import StoreRefusal, StoreUnavailable
 
 logger = logging.getLogger("recsys.api")
 
@@ -53,11 +54,13 @@ def invalid(*fields: tuple[str, str]) -> Problem:
     return Problem(422, "invalid-request", detail, fields=fields)
 
 
-def store_unavailable() -> Problem:
+def store_unavailable(error: StoreUnavailable) -> Problem:
+    """503. What Redis says is passed on; how it was tried to be reached is not the client's."""
+    reason = str(error) if isinstance(error, StoreRefusal) else "Redis cannot be reached"
     return Problem(
         503,
         "store-unavailable",
-        "the store of live data (Redis) cannot be reached: not confirmed; try again with the same "
+        f"the store of live data is unavailable ({reason}): not confirmed; try again with the same "
         "event_id, so that nothing counts twice",
         headers={"Retry-After": "1"},
     )

@@ -1,4 +1,10 @@
-"""The embedded Redis-compatible server: a private child process, reached by a Unix socket."""
+"""The embedded Redis-compatible server: a private child process, reached by a Unix socket.
+
+What it acknowledged is in its append-only file, so it survives the server being killed, with one
+exception. A server that cannot write its file (the disk is full) learns so after it has answered:
+it refuses every command from then on, but holds what it acknowledged in that very moment in memory
+only, until a later write succeeds. If it is killed before that, those events are lost.
+"""
 
 import contextlib
 import ctypes

@@ -23,7 +23,13 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from recsys.events import LOG_ONLY_TYPES, Event, InputError, encode
 
@@ -73,6 +79,10 @@ class Live:
 
 class StoreUnavailable(Exception):  # noqa: N818  # a state of the world, like KeyboardInterrupt
     """Redis cannot be reached, or does not take writes."""
+
+
+class StoreRefusal(StoreUnavailable):
+    """Redis answers, but refuses; the text has its words."""
 
 
 class StoreUrlError(InputError):
@@ -194,8 +204,7 @@ class _Link:
         except NoScriptError:
             raise
         except RedisError as error:
-            # It answers, but refuses this command (disk full, read-only, out of memory).
-            raise StoreUnavailable(f"Redis refuses: {error}") from error
+            raise StoreRefusal(_refusal(error)) from error
 
     async def close(self) -> None:
         tasks = self._tasks
@@ -293,6 +302,16 @@ def check_url(url: str) -> str:
 def redacted(url: str) -> str:
     """The URL without its password, for messages."""
     return re.sub(r"(//[^:@/]*):[^@]*@", r"\1:***@", url)
+
+
+def _refusal(error: RedisError) -> str:
+    said = re.sub(r"\.? script: [0-9a-f]{40}, on @user_script:.*", "", str(error))
+    code = said.partition(" ")[0]
+    if code in ("MISCONF", "NOREPLICAS"):  # the disk of its files, or its replicas, fail it
+        return f"Redis does not take writes: {said.removeprefix(code).lstrip()}"
+    if isinstance(error, OutOfMemoryError | ReadOnlyError):
+        return f"Redis does not take writes: {said}"
+    return f"Redis refuses: {said}"
 
 
 def _decoded(payloads: list[bytes]) -> list[Event]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from recsys.store import (
     Live,
     Store,
     StoreConfig,
+    StoreRefusal,
     StoreUnavailable,
     StoreUrlError,
     check_url,
@@ -301,11 +303,40 @@ async def test_a_refused_write_does_not_stop_reads(tmp_path: Path) -> None:
         store = Store(server.url, StoreConfig(timeout=2))
         await store.append([click("a")])
         redis.config_set("maxmemory", 1)
-        with pytest.raises(StoreUnavailable, match="refuses"):
+        with pytest.raises(StoreRefusal, match=r"does not take writes: .*'maxmemory'\.?$"):
             await store.append([click("b")])
         live = await store.read("s", None)
         assert (live.version, items(live.events)) == (1, ["a"])
+        redis.config_set("maxmemory", 0)
+        redis.replicaof("127.0.0.1", 1)
+        with pytest.raises(StoreRefusal, match=r"does not take writes: .* read only replica"):
+            await store.append([click("b")])
         await store.close()
+
+
+async def test_a_full_disk_is_told_and_passes(tmp_path: Path) -> None:
+    """A server that cannot write its file says so in every answer until it can again."""
+    with EmbeddedRedis.start(tmp_path) as server:
+        store = Store(server.url, StoreConfig(timeout=2))
+        await store.append([click("a")])
+        no_growth = (0, resource.RLIM_INFINITY)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, no_growth)
+        await store.append([click("b")])  # noticed by this one's write, after its answer
+        said = "^Redis does not take writes: Errors writing to the AOF file: File too large$"
+        with pytest.raises(StoreRefusal, match=said):
+            await store.append([click("c")])
+        assert (await store.read("s", None)).version == 2
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
+        await asyncio.sleep(1.5)  # it tries again every second
+        assert (await store.append([click("c")])).versions == {"s": 3}
+        await store.close()
+
+
+async def test_other_refusals_keep_their_words(store: Store) -> None:
+    """What Redis does not like about a command is told as it says it."""
+    with pytest.raises(StoreRefusal, match="^Redis refuses: unknown command 'NONE'"):
+        await store._link.call("NONE")
 
 
 @pytest.mark.parametrize(

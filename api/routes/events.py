@@ -63,7 +63,7 @@ async def record_events(request: Request) -> Response:
             appended = await engine.store.append(events)
         except StoreUnavailable as error:
             telemetry.store_errors.inc()
-            raise store_unavailable() from error
+            raise store_unavailable(error) from error
     telemetry.events_recorded(appended, len(rejected))
     answer = {
         "accepted": appended.accepted,

@@ -132,7 +132,7 @@ async def _live(engine: Engine, wanted: RecommendIn) -> tuple[Live, str | None]:
     except StoreUnavailable as error:
         telemetry.store_errors.inc()
         if least:
-            raise store_unavailable() from error
+            raise store_unavailable(error) from error
         return Live(), STORE_UNAVAILABLE
     if live.version < least:
         detail = f"session {wanted.session_id!r} is at version {live.version}, not yet {least}"

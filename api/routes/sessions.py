@@ -26,7 +26,7 @@ async def get_session(request: Request, session_id: SessionId) -> Response:
     try:
         live = await engine_of(request).store.read(_checked(session_id), None)
     except StoreUnavailable as error:
-        raise _unavailable() from error
+        raise _unavailable(error) from error
     if live.version == 0 and live.user_id is None:
         raise Problem(404, "unknown-session", f"session {session_id!r} is not known or has expired")
     answer = {
@@ -48,7 +48,7 @@ async def delete_session(request: Request, session_id: SessionId) -> Response:
     try:
         await engine_of(request).store.forget(_checked(session_id))
     except StoreUnavailable as error:
-        raise _unavailable() from error
+        raise _unavailable(error) from error
     return Response(status_code=204)
 
 
@@ -68,7 +68,7 @@ async def identify_session(request: Request, session_id: SessionId) -> Response:
     try:
         joined, version = await engine.store.identify(_checked(session_id), user_id)
     except StoreUnavailable as error:
-        raise _unavailable() from error
+        raise _unavailable(error) from error
     answer = {"session_id": session_id, "user_id": user_id, "version": version, "joined": joined}
     return Response(orjson.dumps(answer), media_type="application/json")
 
@@ -79,6 +79,6 @@ def _checked(session_id: str) -> str:
     return session_id
 
 
-def _unavailable() -> Problem:
+def _unavailable(error: StoreUnavailable) -> Problem:
     telemetry.store_errors.inc()
-    return store_unavailable()
+    return store_unavailable(error)

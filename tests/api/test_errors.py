@@ -1,14 +1,19 @@
 """Every error is a problem that names its cause."""
 
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from api.routes import health
-from tests.api.conftest import Served
+from api.settings import Settings
+from recsys.embedded import EmbeddedRedis
+from tests.api.conftest import Served, running
 
 pytestmark = pytest.mark.anyio
 
@@ -62,6 +67,25 @@ async def test_other_media_types(api: Served, problem: Check) -> None:
     """A form is refused with the types that are taken."""
     response = await api.client.post("/v1/recommendations", data={"n": "3"})
     assert "must be application/json" in problem(response, 415)["detail"]
+
+
+async def test_the_store_refusing_writes_is_told(
+    api: Served, problem: Check, settings: Settings, tmp_path: Path
+) -> None:
+    """503 has the words of a Redis that takes no writes, and says only that of one out of reach."""
+    click = {"type": "click", "session_id": "s", "item_id": "i1"}
+    calls = (("/v1/events", {"events": [click]}), ("/v1/sessions/s/identify", {"user_id": "u"}))
+    with EmbeddedRedis.start(tmp_path) as server, Redis.from_url(server.url) as redis:
+        async with running(dataclasses.replace(settings, redis_url=server.url)) as full:
+            redis.config_set("maxmemory", 1)
+            for path, body in calls:
+                told = problem(await full.post(path, body), 503)["detail"]
+                assert "Redis does not take writes: command not allowed when used memory" in told
+                assert "cannot be reached" not in told
+            server.stop()
+            for path, body in calls:
+                told = problem(await full.post(path, body), 503)["detail"]
+                assert "(Redis cannot be reached): not confirmed; try again" in told
 
 
 async def test_a_crash_is_a_problem_without_inner_details(
