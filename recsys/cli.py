@@ -122,6 +122,7 @@ def serve(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         workers=arguments.workers,
         redis_url=arguments.redis_url or os.environ.get("RECSYS_REDIS_URL"),
+        as_json=arguments.json,
     )
 
 
