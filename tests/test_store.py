@@ -335,7 +335,7 @@ async def test_a_full_disk_is_told_and_passes(tmp_path: Path) -> None:
 
 async def test_other_refusals_keep_their_words(store: Store) -> None:
     """What Redis does not like about a command is told as it says it."""
-    with pytest.raises(StoreRefusal, match="^Redis refuses: unknown command 'NONE'"):
+    with pytest.raises(StoreRefusal, match=r"^Redis refuses: unknown command 'NONE'"):
         await store._link.call("NONE")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 import os
 import signal
 import time
@@ -234,3 +235,17 @@ async def test_without_redis_the_batch_tier_answers(
             os.kill(server.pid, signal.SIGCONT)
             await asyncio.sleep(1.1)
             assert (await ask(api, session_id="s"))["tier"] == "session"
+
+
+@pytest.mark.parametrize("kind", ["rating", "purchase", "view"])
+@pytest.mark.parametrize("value", [1e-50, 1e-310, 5e-324, 0, 1e9])
+async def test_scores_are_finite_whatever_the_value(api: Served, kind: str, value: float) -> None:
+    """A value that vanishes, or is as large as may be, leaves every score a finite number."""
+    event = {"type": kind, "session_id": "s", "user_id": "u", "item_id": "i1", "value": value}
+    assert (await api.post("/v1/events", {"events": [event]})).json()["accepted"] == 1
+    for visitor in ({"session_id": "s"}, {"user_id": "u"}):
+        answer = await ask(api, **visitor, explain=True)
+        assert answer["items"]
+        for item in answer["items"]:
+            numbers = [item["score"], *item["features"].values()]
+            assert all(isinstance(n, int | float) and math.isfinite(n) for n in numbers), item
