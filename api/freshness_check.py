@@ -19,6 +19,9 @@ import orjson
 PAIRS_PER_SESSION = 10
 
 
+LIVE_TIERS = ("ranker", "session")  # of lists that knew the session
+
+
 class UnexpectedAnswerError(RuntimeError):
     """The server answered with an error, or not at all."""
 
@@ -125,7 +128,7 @@ async def _lane(
 def _judge(shown: dict[str, Any], item: str, version: int, tally: Tally) -> None:
     tally.checked += 1
     held = any(entry["item_id"] == item for entry in shown["items"])
-    if shown["session_version"] >= version and not held and shown["tier"] == "session":
+    if shown["session_version"] >= version and not held and shown["tier"] in LIVE_TIERS:
         return
     tally.stale += 1
     presence = "with" if held else "without"

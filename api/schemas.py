@@ -166,7 +166,7 @@ class RecommendedItem(BaseModel):
     item_id: str
     score: float
     rank: int = Field(description="from 1")
-    reason: str = Field(description="the feature that carried the item")
+    reason: str = Field(description="the source that speaks most for the item")
     features: dict[str, float] | None = Field(None, description="with `explain`")
 
 
@@ -177,7 +177,7 @@ class RecommendOut(BaseModel):
     items: list[RecommendedItem]
     bundle: str
     session_version: int = Field(description="the session's state this list reflects")
-    tier: str = Field(description="session, batch or popular")
+    tier: str = Field(description="ranker, session, batch or popular")
     timings: dict[str, float] | None = None
 
     model_config = ConfigDict(
@@ -185,12 +185,12 @@ class RecommendOut(BaseModel):
             "example": {
                 "recommendation_id": "0f6a1c3e5b7d4a6f8c9e0d1b2a3f4c5d",
                 "items": [
-                    {"item_id": "1029743", "score": 0.83, "rank": 1, "reason": "embedding"},
-                    {"item_id": "995242", "score": 0.71, "rank": 2, "reason": "item_knn"},
+                    {"item_id": "1029743", "score": 0.83, "rank": 1, "reason": "session_embedding"},
+                    {"item_id": "995242", "score": 0.71, "rank": 2, "reason": "session_knn"},
                 ],
                 "bundle": "6d0c1f0a9be24c11",
                 "session_version": 3,
-                "tier": "session",
+                "tier": "ranker",
             }
         }
     )
@@ -202,7 +202,7 @@ class SimilarOut(BaseModel):
     model_config = _example(
         items=[
             {"item_id": "1029743", "score": 0.83, "rank": 1, "reason": "embedding"},
-            {"item_id": "995242", "score": 0.71, "rank": 2, "reason": "item_knn"},
+            {"item_id": "995242", "score": 0.71, "rank": 2, "reason": "session_knn"},
         ],
         bundle="6d0c1f0a9be24c11",
     )

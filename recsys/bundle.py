@@ -19,11 +19,17 @@ from recsys.events import InputError
 from recsys.index import Index
 from recsys.interactions import History, IdMap
 from recsys.models.embedding import Embedding
+from recsys.models.forest import Forest
 from recsys.models.item_knn import ItemKnn
+from recsys.models.popularity import Popularity
+from recsys.models.session_embedding import SessionEmbedding
+from recsys.models.session_knn import SessionKnn
+from recsys.models.transitions import Transitions
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
+SESSION_INDEX = "session_index.faiss"
 
 Part = TypeVar("Part")
 
@@ -33,19 +39,13 @@ class BundleError(InputError):
 
 
 @dataclass(frozen=True)
-class Popularity:
-    """counts: float32 [items], summed event weights, descending: row order is popularity order."""
-
-    counts: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
 class Facts:
     """What is known of a bundle beside its arrays.
 
     cutoff: Unix seconds of the last training event; nothing later may have reached the bundle.
     clock: "time" or "rows". counts: events, users, items, sessions. metrics: measured at build.
-    exclude_bought: what the placements' "auto" came to.
+    exclude_bought: what the placements' "auto" came to. ranker: which ranking was trained and why.
+    features: what the forest was trained on, in order, with its share of the gain.
     """
 
     cutoff: float
@@ -53,6 +53,8 @@ class Facts:
     counts: dict[str, int]
     metrics: dict[str, float]
     exclude_bought: bool
+    ranker: str
+    features: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,12 @@ class Bundle:
     popularity: Popularity
     embedding: Embedding
     item_knn: ItemKnn
+    transitions: Transitions
+    session_knn: SessionKnn
+    session_embedding: SessionEmbedding
+    forest: Forest
     index: Index = field(repr=False)
+    session_index: Index = field(repr=False)
 
     @property
     def cutoff(self) -> float:
@@ -82,6 +89,10 @@ PARTS: dict[str, type[Any]] = {
     "popularity": Popularity,
     "embedding": Embedding,
     "item_knn": ItemKnn,
+    "transitions": Transitions,
+    "session_knn": SessionKnn,
+    "session_embedding": SessionEmbedding,
+    "forest": Forest,
 }
 
 
@@ -91,6 +102,7 @@ def save(bundle: Bundle, folder: Path) -> None:
         with (folder / name).open("wb") as file:
             _write_array(array, file.write)
     faiss_index.save(bundle.index, folder / INDEX)
+    faiss_index.save(bundle.session_index, folder / SESSION_INDEX)
     manifest = {
         "format": FORMAT,
         "version": bundle.version,
@@ -121,7 +133,9 @@ def load(folder: Path) -> Bundle:
             "train again"
         )
     files = manifest["files"]
-    hashes = {name: facts["sha256"] for name, facts in files.items() if name != INDEX}
+    hashes = {
+        name: facts["sha256"] for name, facts in files.items() if name not in (INDEX, SESSION_INDEX)
+    }
     if _version(hashes, manifest["config"], manifest["facts"]) != manifest["version"]:
         raise BundleError(f"{folder}: the manifest does not match its version")
     for name, facts in files.items():
@@ -133,6 +147,9 @@ def load(folder: Path) -> Bundle:
             config=config_from_dict(manifest["config"]),
             facts=Facts(**manifest["facts"]),
             index=faiss_index.load(parts["embedding"].item_factors, folder / INDEX),
+            session_index=faiss_index.load(
+                parts["session_embedding"].item_vectors, folder / SESSION_INDEX
+            ),
             **parts,
         )
     except (OSError, ValueError, RuntimeError, ConfigError) as error:

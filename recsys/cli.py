@@ -73,6 +73,7 @@ def train(arguments: argparse.Namespace) -> int:
         "sessions": facts.counts["sessions"],
         "clock": facts.clock,
         "exclude_bought": facts.exclude_bought,
+        "ranker": facts.ranker,
         "seconds": seconds,
         "metrics": facts.metrics,
         "notes": log.notes,
@@ -292,6 +293,7 @@ def _show_summary(summary: dict[str, Any], data_dir: Path) -> None:
     for name, value in summary["metrics"].items():
         table.add_row(name, f"{value:.4f}")
     table.add_row("bought items", "left out" if summary["exclude_bought"] else "may come again")
+    table.add_row("ranking", summary["ranker"])
     table.add_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in summary["seconds"].items()))
     console.print(table)
     for note in summary["notes"]:

@@ -16,11 +16,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from recsys.events import EVENT_WEIGHTS, InputError
 
 EmbeddingModel = Literal["als", "bpr"]
-IndexKind = Literal["exact", "hnsw", "ivfpq", "sq8"]
+IndexKind = Literal["auto", "exact", "hnsw", "ivfpq", "sq8"]
 
 
 # Whole numbers for which 0 means something; of the others there must be at least one.
-MAY_BE_ZERO = {"training.seed", "training.threads", "index.ivf_lists"}
+MAY_BE_ZERO = {
+    "training.seed",
+    "training.threads",
+    "index.ivf_lists",
+    "session_index.ivf_lists",
+    "retrieval",
+}
 
 
 class ConfigError(InputError):
@@ -74,11 +80,51 @@ class ItemKnnConfig:
 
 
 @dataclass(frozen=True)
+class TransitionsConfig:
+    window: int = 8  # events on either side that count as a transition
+    distance_decay: float = 0.7  # weight kept per event further away
+    backward: float = 0.7  # weight of what came before against what came after
+    age_decay: float = 1.0  # weight of a session: exp(-age_decay * share of sessions after it)
+    neighbours: int = 150  # transitions kept per item
+    last_items: int = 10  # of the session, that ask
+    decay: float = 0.6  # weight kept per event back in the session
+
+
+@dataclass(frozen=True)
+class SessionKnnConfig:
+    sessions_per_item: int = 1000  # the most recent ones are indexed
+    neighbours: int = 500  # sessions that vote
+    last_items: int = 10  # of the session, that look for neighbours
+    decay: float = 0.6  # exponent per event back in the session
+    age_decay: float = 1.0  # exponent over the share of sessions after the neighbour
+    forward_decay: float = 0.2  # exponent per place after the matched item in the neighbour ...
+    backward_decay: float = 0.2  # ... and before it
+    match_idf: float = 1.0  # power of a shared item's idf in the similarity
+    vote_idf: float = 0.5  # power of the voted item's idf
+    length_power: float = 0.25  # of the neighbour's length, dividing its similarity
+
+
+@dataclass(frozen=True)
+class SessionEmbeddingConfig:
+    embedding_size: int = 96
+    epochs: int = 3
+    last_items: int = 8  # of the session, that make its vector
+    batch: int = 512  # examples per step
+    negatives: int = 2048  # shared by a batch
+    negative_power: float = 0.75  # negatives are drawn by popularity to this power
+    learning_rate: float = 0.1  # Adagrad, falling linearly to 0
+    scale: float = 14.0  # of the cosine in the softmax
+    age_decay: float = 1.0  # weight of an example: exp(-age_decay * share of sessions after it)
+
+
+@dataclass(frozen=True)
 class IndexConfig:
+    # auto: exact up to exact_items, where a scan takes a fraction of a millisecond, then hnsw
     kind: IndexKind = "exact"
-    hnsw_links: int = 32  # M
-    hnsw_build: int = 200  # efConstruction
-    hnsw_search: int = 128  # efSearch
+    exact_items: int = 5_000
+    hnsw_links: int = 24  # M
+    hnsw_build: int = 100  # efConstruction
+    hnsw_search: int = 64  # efSearch; more is searched where more is asked for
     ivf_lists: int = 0  # 0: 4 * sqrt(items)
     ivf_probes: int = 32
     pq_subvectors: int = 32  # bytes per vector before re-scoring
@@ -88,27 +134,52 @@ class IndexConfig:
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """Candidates taken from each source."""
+    """Candidates that the ranker gets from each source; 0 turns a source off."""
 
-    embedding: int = 150
-    item_knn: int = 300
-    popular: int = 100
+    transitions: int = 40
+    session_knn: int = 40
+    session_embedding: int = 40
+    embedding: int = 40  # only asked for visitors with a past: on sessions alone it adds nothing
+    item_knn: int = 0
+    item_knn_past: int = 40
+    own: int = 50  # what the known user came back to
+    recent: int = 0  # popular of late
+    popular: int = 20
 
 
 BLEND = {"embedding": 1.0, "item_knn": 1.0, "item_knn_past": 0.0, "popularity": 0.05}
 
 
 @dataclass(frozen=True)
-class RankingConfig:
-    """Weight of each named feature in the blend; those not given keep their default."""
+class BlendConfig:
+    """Ranks without a ranker: without live session, for baskets, or without data to train one."""
 
+    # Candidates taken from each source.
+    embedding: int = 150
+    item_knn: int = 300
+    popular: int = 100
+    # Weight of each named part; those not given keep their default.
     weights: dict[str, float] = field(default_factory=lambda: dict(BLEND))
 
     def __post_init__(self) -> None:
         for name in self.weights:
             if name not in BLEND:
-                raise ConfigError(f"ranking.weights.{name}: unknown{nearest(name, list(BLEND))}")
+                raise ConfigError(f"blend.weights.{name}: unknown{nearest(name, list(BLEND))}")
         object.__setattr__(self, "weights", {**BLEND, **self.weights})
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """Gradient-boosted trees over the feature table; see `recsys.models.forest`."""
+
+    enabled: bool = True
+    tail: float = 0.08  # share of the sessions, at the end, that the ranker learns from
+    requests: int = 30_000  # of the tail, at most
+    min_requests: int = 1_000  # with fewer the blend ranks
+    trees: int = 100
+    leaves: int = 31
+    learning_rate: float = 0.1
+    min_leaf: int = 50  # candidates
 
 
 @dataclass(frozen=True)
@@ -139,9 +210,14 @@ class Config:
     session: SessionConfig = SessionConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     item_knn: ItemKnnConfig = ItemKnnConfig()
+    transitions: TransitionsConfig = TransitionsConfig()
+    session_knn: SessionKnnConfig = SessionKnnConfig()
+    session_embedding: SessionEmbeddingConfig = SessionEmbeddingConfig()
     index: IndexConfig = IndexConfig()
+    session_index: IndexConfig = IndexConfig(kind="auto")
     retrieval: RetrievalConfig = RetrievalConfig()
-    ranking: RankingConfig = RankingConfig()
+    blend: BlendConfig = BlendConfig()
+    ranker: RankerConfig = RankerConfig()
     training: TrainingConfig = TrainingConfig()
     placements: dict[str, Placement] = field(
         default_factory=lambda: {
@@ -242,6 +318,6 @@ def _check(kind: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: must be a number, got {value!r}")
     if kind in (int, float) and value < 0 and "weights" not in where:
         raise ConfigError(f"{where}: must not be negative, got {value!r}")
-    if kind is int and value == 0 and where not in MAY_BE_ZERO:
+    if kind is int and value == 0 and not {where, where.partition(".")[0]} & MAY_BE_ZERO:
         raise ConfigError(f"{where}: must be at least 1")
     return value

@@ -43,7 +43,7 @@ class Index:
 
 def build(factors: NDArray[np.float32], config: IndexConfig, seed: int) -> Index:
     """An index of the configured kind; the same for the same factors and seed."""
-    if config.kind == "exact":
+    if config.kind == "exact" or (config.kind == "auto" and len(factors) <= config.exact_items):
         return Index(factors)
     with _one_thread():
         approximate = _empty(factors, config)
@@ -87,7 +87,7 @@ def load(factors: NDArray[np.float32], path: Path) -> Index:
 
 def _empty(factors: NDArray[np.float32], config: IndexConfig) -> Any:
     items, d = factors.shape
-    if config.kind == "hnsw":
+    if config.kind in ("auto", "hnsw"):
         graph = faiss.IndexHNSWFlat(d, config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = config.hnsw_build
         graph.hnsw.efSearch = config.hnsw_search

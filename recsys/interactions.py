@@ -93,6 +93,17 @@ class History:
 
 
 @dataclass(frozen=True)
+class Sequences:
+    """Item rows of every session's positive events in order; the session that ended first, first.
+
+    indptr: int64 [sessions + 1]. items: int32.
+    """
+
+    indptr: NDArray[np.int64]
+    items: Rows
+
+
+@dataclass(frozen=True)
 class Interactions:
     """A log as matrices. Item rows are in descending order of popularity, ties by id.
 
@@ -105,6 +116,7 @@ class Interactions:
     users: IdMap
     by_visitor: sparse.csr_matrix
     by_session: sparse.csr_matrix
+    sequences: Sequences
     history: History
     popularity: NDArray[np.float32]
     sessions: int
@@ -151,6 +163,7 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         by_session=_matrix(
             coded.select("item", row="session", weight=pl.lit(1.0)).unique(), "weight", len(items)
         ),
+        sequences=_sequences(coded),
         history=_history(coded, len(users)),
         popularity=items["popularity"].to_numpy().astype(np.float32),
         sessions=frame["session_id"].n_unique(),
@@ -202,6 +215,16 @@ def _matrix(coded: pl.DataFrame, weight: str, items: int) -> sparse.csr_matrix:
     )
     matrix.sum_duplicates()
     return matrix
+
+
+def _sequences(coded: pl.DataFrame) -> Sequences:
+    ordered = coded.with_columns(end=pl.col("order").max().over("session")).sort("end", "order")
+    ends = ordered["end"].to_numpy()
+    starts = np.flatnonzero(np.diff(ends, prepend=-1))
+    return Sequences(
+        indptr=np.append(starts, len(ends)).astype(np.int64),
+        items=ordered["item"].to_numpy().astype(np.int32),
+    )
 
 
 def _history(coded: pl.DataFrame, users: int) -> History:

@@ -1,53 +1,297 @@
-"""Ranking: one table of named features over candidates, and the blend that weighs them."""
+"""Ranking: one table of named features over candidates, and a forest that learned from them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
-from recsys.retrieval import Candidates, Profile
+from recsys.models import forest
+from recsys.retrieval import Candidates, Profile, Ranked, retrieve
 
+Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
-Feature = Callable[[Bundle, Profile, Candidates], Floats]
+
+LOOK_BACK = 6  # last items of the session that candidates are compared with
+NEVER = 50.0  # events since an item was touched, where it was not
 
 
-def embedding(_bundle: Bundle, _who: Profile, candidates: Candidates) -> Floats:
-    """Fold-in vector · item vector; about 1 where the model is sure of interest. No unit."""
-    return candidates.sources["embedding"]
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What features are functions of; the shared blocks are computed once per request.
+
+    taste: float32 [n], cosine of each candidate to the session. affinity: float32 [n, LOOK_BACK],
+    to its last items, -2 where there is none. links: float32 [n, 4], see `_links`.
+    touched: float32 [n, 2], see `_touched`.
+    """
+
+    bundle: Bundle
+    who: Profile
+    candidates: Candidates
+    taste: Floats
+    affinity: Floats
+    links: Floats
+    touched: Floats
+
+    @classmethod
+    def of(cls, bundle: Bundle, who: Profile, candidates: Candidates) -> "Context":
+        recent = who.sequence[:LOOK_BACK]
+        affinity = np.full((len(candidates.rows), LOOK_BACK), -2, dtype=np.float32)
+        vectors = bundle.session_embedding.item_vectors
+        against = np.vstack([vectors[recent], who.taste])
+        cosines = vectors[candidates.rows] @ against.T
+        affinity[:, : len(recent)] = cosines[:, :-1]
+        table = bundle.transitions
+        return cls(
+            bundle,
+            who,
+            candidates,
+            cosines[:, -1],
+            affinity,
+            _links(table.neighbours, table.shares, candidates.rows, recent),
+            _touched(candidates.rows, who.sequence),
+        )
 
 
-def similarity(_bundle: Bundle, _who: Profile, candidates: Candidates) -> Floats:
-    """Weighted mean item-kNN similarity to the live session, 0..1."""
-    return candidates.sources["item_knn"]
+Feature = Callable[[Context], Floats | float]
 
 
-def past_similarity(_bundle: Bundle, _who: Profile, candidates: Candidates) -> Floats:
-    """Weighted mean item-kNN similarity to earlier sessions, 0..1."""
-    return candidates.sources["item_knn_past"]
+def session_cosine(c: Context) -> Floats:
+    """Cosine of candidate and session in the session embedding: the strongest single sign."""
+    return c.taste
 
 
-def popularity(bundle: Bundle, _who: Profile, candidates: Candidates) -> Floats:
-    """log(1 + count) over that of the most popular item, 0..1: breaks ties, fills empty lists."""
-    most = np.log1p(bundle.popularity.counts[0])
-    share: Floats = np.log1p(candidates.sources["popular"]) / most
-    return share
+def last_cosine(c: Context) -> Floats:
+    """Cosine to the last item: what is on the screen weighs beyond its part in the session."""
+    return c.affinity[:, 0]
 
 
+def second_cosine(c: Context) -> Floats:
+    """Cosine to the last item but one; -2 in a session of one."""
+    return c.affinity[:, 1]
+
+
+def highest_cosine(c: Context) -> Floats:
+    """Highest cosine to one of the last items: a session may hold several interests."""
+    highest: Floats = c.affinity.max(axis=1)
+    return highest
+
+
+def share_after_last(c: Context) -> Floats:
+    """Share of the last item's transitions that lead here."""
+    return c.links[:, 0]
+
+
+def share_after_second(c: Context) -> Floats:
+    """Share of the last but one item's transitions that lead here."""
+    return c.links[:, 1]
+
+
+def share_back(c: Context) -> Floats:
+    """Share of the candidate's transitions that lead to the last item: the link from its side."""
+    return c.links[:, 2]
+
+
+def links_from_session(c: Context) -> Floats:
+    """How many of the last items have a transition here: agreement of several."""
+    return c.links[:, 3]
+
+
+def times_touched(c: Context) -> Floats:
+    """Events of this session on the candidate: repeats are a fifth to a third of next clicks."""
+    return c.touched[:, 0]
+
+
+def events_since_touched(c: Context) -> Floats:
+    """Events of this session after the last on the candidate; 50 where there was none."""
+    return c.touched[:, 1]
+
+
+def popularity(c: Context) -> Floats:
+    """log(1 + summed weights) over the whole log: the prior."""
+    logs: Floats = np.log1p(c.bundle.popularity.counts[c.candidates.rows])
+    return logs
+
+
+def late_popularity(c: Context) -> Floats:
+    """log(1 + events) in the last tenth of the log."""
+    logs: Floats = np.log1p(c.bundle.popularity.late[c.candidates.rows])
+    return logs
+
+
+def recent_popularity(c: Context) -> Floats:
+    """log(1 + events) in the last fiftieth of the log."""
+    logs: Floats = np.log1p(c.bundle.popularity.recent[c.candidates.rows])
+    return logs
+
+
+def rise(c: Context) -> Floats:
+    """Recent over overall popularity, as a difference of logarithms: what is coming up."""
+    return recent_popularity(c) - popularity(c)
+
+
+def age(c: Context) -> Floats:
+    """Where the item first appeared in the log, 0 (start) to 1 (end): how new it is."""
+    return c.bundle.popularity.first[c.candidates.rows]
+
+
+def freshness(c: Context) -> Floats:
+    """Where the item was last touched in the log, 0 to 1: whether it is still alive."""
+    return c.bundle.popularity.last[c.candidates.rows]
+
+
+def events(c: Context) -> float:
+    """Events in the session."""
+    return float(len(c.who.sequence))
+
+
+def distinct_items(c: Context) -> float:
+    """Distinct items in the session."""
+    return float(len(c.who.live[0]))
+
+
+def repeats(c: Context) -> float:
+    """Events that repeat an item: some visitors come back, others wander."""
+    return float(len(c.who.sequence) - len(c.who.live[0]))
+
+
+def last_popularity(c: Context) -> float:
+    """log(1 + summed weights) of the last item: a rare one says more."""
+    if not len(c.who.sequence):
+        return 0.0
+    return float(np.log1p(c.bundle.popularity.counts[c.who.sequence[0]]))
+
+
+def session_knn_support(c: Context) -> float:
+    """Votes for the best of session-kNN: how much it knows about such sessions."""
+    return c.candidates.tops.get("session_knn", 0.0)
+
+
+def past_items(c: Context) -> float:
+    """Items of the known user's past: 0 for a stranger."""
+    return float(len(c.who.past[0]))
+
+
+def _score(source: str) -> Feature:
+    def score(c: Context) -> Floats | float:
+        return c.candidates.scores.get(source, 0.0)
+
+    score.__doc__ = f"Score of {source} over its best, 0 where it did not propose the item."
+    return score
+
+
+def _rank(source: str) -> Feature:
+    def rank(c: Context) -> Floats | float:
+        return c.candidates.ranks.get(source, 0.0)
+
+    rank.__doc__ = f"Rank in {source}, from 0; its number of candidates where not proposed."
+    return rank
+
+
+LEARNED_SOURCES = (
+    "transitions",
+    "session_knn",
+    "session_embedding",
+    "embedding",
+    "item_knn_past",
+    "own",
+)
+
+# Every feature is one function and one entry; a bundle names those its ranker was trained on.
 FEATURES: dict[str, Feature] = {
-    "embedding": embedding,
-    "item_knn": similarity,
-    "item_knn_past": past_similarity,
-    "popularity": popularity,
+    **{f"{source}_score": _score(source) for source in LEARNED_SOURCES},
+    **{f"{source}_rank": _rank(source) for source in LEARNED_SOURCES},
+    **{
+        feature.__name__: feature
+        for feature in (
+            session_cosine,
+            last_cosine,
+            second_cosine,
+            highest_cosine,
+            share_after_last,
+            share_after_second,
+            share_back,
+            links_from_session,
+            times_touched,
+            events_since_touched,
+            popularity,
+            late_popularity,
+            recent_popularity,
+            rise,
+            age,
+            freshness,
+            events,
+            distinct_items,
+            repeats,
+            last_popularity,
+            session_knn_support,
+            past_items,
+        )
+    },
 }
 
 
-def contributions(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
-    """Weight times value of each feature: float32 [features, candidates], in FEATURES' order."""
-    weights = bundle.config.ranking.weights
-    return np.stack(
-        [
-            np.float32(weights.get(name, 0.0)) * feature(bundle, who, candidates)
-            for name, feature in FEATURES.items()
-        ]
+def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
+    """The features a bundle's ranker knows, float32 [candidates, features], in its order."""
+    names = bundle.facts.features
+    context = Context.of(bundle, who, candidates)
+    table = np.empty((len(names), len(candidates.rows)), dtype=np.float32)
+    for k, name in enumerate(names):
+        table[k] = FEATURES[name](context)
+    return np.ascontiguousarray(table.T)
+
+
+def uses_ranker(bundle: Bundle, who: Profile) -> bool:
+    """The forest ranks when there is one and the session says something."""
+    return bool(len(bundle.forest.roots) and len(who.sequence))
+
+
+def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
+    """The candidates of all sources, ranked by the forest."""
+    candidates = retrieve(bundle, who, at_least)
+    table = feature_table(bundle, who, candidates)
+    return Ranked(
+        candidates.rows,
+        forest.scores(bundle.forest, table),
+        candidates.scores,
+        dict(zip(bundle.facts.features, table.T, strict=True)),
     )
+
+
+@njit(cache=True)
+def _links(neighbours: Rows, shares: Floats, rows: Rows, recent: Rows) -> Floats:
+    """Share last -> row, second last -> row, row -> last, and how many recent items lead to row."""
+    links = np.zeros((len(rows), 4), np.float32)
+    width = neighbours.shape[1]
+    for place in range(len(recent)):
+        for j in range(width):
+            near = neighbours[recent[place], j]
+            if near < 0:
+                break
+            at = np.searchsorted(rows, near)
+            if at < len(rows) and rows[at] == near:
+                links[at, 3] += 1
+                if place < 2:
+                    links[at, place] = shares[recent[place], j]
+    if len(recent):
+        for n in range(len(rows)):
+            for j in range(width):
+                if neighbours[rows[n], j] == recent[0]:
+                    links[n, 2] = shares[rows[n], j]
+                    break
+    return links
+
+
+@njit(cache=True)
+def _touched(rows: Rows, sequence: Rows) -> Floats:
+    """Events of the session on each row, and events after the last of them."""
+    touched = np.zeros((len(rows), 2), np.float32)
+    touched[:, 1] = NEVER
+    for place in range(len(sequence) - 1, -1, -1):
+        at = np.searchsorted(rows, sequence[place])
+        if at < len(rows) and rows[at] == sequence[place]:
+            touched[at, 0] += 1
+            touched[at, 1] = place
+    return touched

@@ -1,11 +1,13 @@
 """The one prediction function: the API, the evaluation and the demo all call it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recsys import ranking, retrieval, rules
+from recsys import blend, ranking, retrieval, rules
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
@@ -33,9 +35,9 @@ class Request:
 class Recommendation:
     """The answer: external ids, best first.
 
-    scores: descending. reasons: the feature that carried each item. tier: how the answer was made:
-    ``session``, ``batch`` or ``popular``. timings: microseconds per stage.
-    features: with ``explain``, each item's weighted feature values.
+    scores: descending. reasons: the source that speaks most for each item. tier: how the answer
+    was made: ``ranker``, ``session`` (the blend), ``batch`` or ``popular``. timings: microseconds
+    per stage. features: with ``explain``, what each item's score was made from.
     """
 
     item_ids: list[str]
@@ -59,22 +61,19 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     named = (*request.exclude, request.item_id) if request.item_id else request.exclude
     out = rules.excluded(bundle, session, placement, who.user, named)
     clock.lap("rules")
-    candidates = retrieval.retrieve(bundle, who, request.n + len(out))
-    clock.lap("retrieve")
-    parts = ranking.contributions(bundle, who, candidates)
-    scores = parts.sum(axis=0)
+    ranker = ranking.rank if ranking.uses_ranker(bundle, who) else blend.rank
+    ranked = ranker(bundle, who, request.n + len(out))
     clock.lap("rank")
-    allowed = np.flatnonzero(~np.isin(candidates.rows, out))
+    allowed = np.flatnonzero(~np.isin(ranked.rows, out))
     # Rows ascend by popularity, so a stable sort breaks ties by popularity.
-    best = allowed[np.argsort(-scores[allowed], kind="stable")[: request.n]]
-    names = list(ranking.FEATURES)
+    best = allowed[np.argsort(-ranked.scores[allowed], kind="stable")[: request.n]]
     answer = Recommendation(
-        item_ids=bundle.items.ids(candidates.rows[best]),
-        scores=scores[best].tolist(),
-        reasons=[names[k] for k in parts[:, best].argmax(axis=0)],
-        tier=_tier(who),
+        item_ids=bundle.items.ids(ranked.rows[best]),
+        scores=ranked.scores[best].tolist(),
+        reasons=_reasons(ranked.parts, best),
+        tier=_tier(bundle, who),
         bundle=bundle.version,
-        features=_explained(names, parts[:, best]) if request.explain else [],
+        features=_explained(ranked.made_of, best) if request.explain else [],
     )
     clock.lap("select")
     answer.timings.update(clock.laps)
@@ -99,14 +98,24 @@ def similar(bundle: Bundle, item_id: str, n: int = 20) -> Recommendation:
     return recommend(bundle, Session(), Request(n=n, item_id=item_id, placement="discover"))
 
 
-def _tier(who: retrieval.Profile) -> str:
+def _tier(bundle: Bundle, who: retrieval.Profile) -> str:
     if who.fresh:
-        return "session"
+        return "ranker" if ranking.uses_ranker(bundle, who) else "session"
     return "batch" if len(who.past[0]) else "popular"
 
 
-def _explained(names: list[str], parts: ranking.Floats) -> list[dict[str, float]]:
-    return [dict(zip(names, column, strict=True)) for column in parts.T.tolist()]
+def _reasons(parts: Mapping[str, retrieval.Floats], best: NDArray[np.intp]) -> list[str]:
+    """The part that is highest for each item."""
+    names = list(parts)
+    highest = np.stack([part[best] for part in parts.values()]).argmax(axis=0)
+    return [names[k] for k in highest]
+
+
+def _explained(
+    made_of: Mapping[str, retrieval.Floats], best: NDArray[np.intp]
+) -> list[dict[str, float]]:
+    columns = [part[best].tolist() for part in made_of.values()]
+    return [dict(zip(made_of, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 class _Stopwatch:

@@ -1,114 +1,211 @@
 """Retrieval: from a bundle and a session to the candidates worth ranking."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
-from recsys.models import item_knn
+from recsys.models import item_knn, session_embedding, session_knn, transitions
 from recsys.models.embedding import fold_in
 from recsys.session import Session, Trail
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Scored = tuple[Rows, Floats]  # rows and their scores
+
+NOTHING: Scored = (np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32))
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A visitor in the rows of one bundle: distinct item rows (int32), weights (float32, > 0).
+    """A visitor in the rows of one bundle.
 
-    live: this session and the anchor item. past: earlier live sessions and the bundle's history.
+    sequence: int32, the session's items newest first, repeats included, the anchor item before all.
+    live: distinct rows of this session and the anchor, with weights (float32, > 0).
+    past: the same of earlier live sessions and the bundle's history.
     fresh: something live was found (of this session or earlier live ones).
-    user: the known user's row, -1 for a stranger. vector: the fold-in of both, float32 [d].
+    user: the known user's row, -1 for a stranger. taste: float32 [d], the unit vector of the
+    sequence in the session embedding, zero without one.
     """
 
-    live: tuple[Rows, Floats]
-    past: tuple[Rows, Floats]
+    sequence: Rows
+    taste: Floats
+    live: Scored
+    past: Scored
     fresh: bool
     user: int
-    vector: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """rows: int32 [n], ascending. sources: name -> float32 [n], that source's score of each row."""
+    """rows: int32 [n], ascending.
+
+    scores: source -> float32 [n], the source's score over its best, 0 where it did not propose the
+    row. ranks: source -> float32 [n], 0 for its best, its number of candidates where not proposed.
+    tops: source -> its best score as it was, 0 where it proposed nothing.
+    """
 
     rows: Rows
-    sources: dict[str, Floats]
+    scores: dict[str, Floats]
+    ranks: dict[str, Floats]
+    tops: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Candidates with their final scores. rows: int32 [n], ascending. scores: [n].
+
+    parts: name -> float32 [n]; the highest names the reason for an item. made_of: name ->
+    float32 [n], what each score was made from.
+    """
+
+    rows: Rows
+    scores: NDArray[np.floating]
+    parts: Mapping[str, Floats]
+    made_of: Mapping[str, Floats]
 
 
 def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Profile:
     """Resolve a session against a bundle; items the bundle does not know are ignored."""
-    config = bundle.config.embedding
+    anchors = [anchor] if anchor else []
+    sequence = bundle.items.rows([*anchors, *session.current.sequence])
     live = _resolve(bundle, session.current)
     if anchor is not None:
-        live = _merge(_resolve(bundle, Trail((anchor,), np.ones(1, dtype=np.float32))), live)
+        live = merge(_resolve(bundle, Trail((anchor,), weights=np.ones(1, dtype="f4"))), live)
     past = _resolve(bundle, session.past)
     fresh = bool(len(live[0]) or len(past[0]))
     user = int(bundle.users.rows([session.user_id])[0]) if session.user_id else -1
-    past = _merge(past, _history(bundle, user))
-    rows = np.concatenate([live[0], past[0]])
-    confidence = np.concatenate([live[1], past[1] * np.float32(config.history_weight)])
-    rows, confidence = _merge((rows, confidence), (rows[:0], confidence[:0]))
-    vector = fold_in(bundle.embedding, rows, confidence * np.float32(config.alpha))
-    return Profile(live, past, fresh, user, vector)
+    sequence = sequence[sequence >= 0]
+    return Profile(
+        sequence=sequence,
+        taste=session_embedding.session_vector(bundle.session_embedding, sequence),
+        live=live,
+        past=merge(past, _history(bundle, user)),
+        fresh=fresh,
+        user=user,
+    )
+
+
+def _transitions(bundle: Bundle, who: Profile, k: int) -> Scored:
+    return transitions.propose(bundle.transitions, who.sequence, bundle.config.transitions, k)
+
+
+def _session_knn(bundle: Bundle, who: Profile, k: int) -> Scored:
+    return session_knn.propose(bundle.session_knn, who.sequence, bundle.config.session_knn, k)
+
+
+def _session_embedding(bundle: Bundle, who: Profile, k: int) -> Scored:
+    if not len(who.sequence):
+        return NOTHING
+    return bundle.session_index.search(who.taste, k)
+
+
+def _embedding(bundle: Bundle, who: Profile, k: int) -> Scored:
+    """The ALS/BPR fold-in of the known user's past."""
+    if not len(who.past[0]):
+        return NOTHING
+    rows, weights = who.past
+    confidence = weights * np.float32(bundle.config.embedding.alpha)
+    return bundle.index.search(fold_in(bundle.embedding, rows, confidence), k)
+
+
+def _item_knn(bundle: Bundle, who: Profile, k: int) -> Scored:
+    return item_knn.propose(bundle.item_knn, *who.live, k)
+
+
+def _item_knn_past(bundle: Bundle, who: Profile, k: int) -> Scored:
+    return item_knn.propose(bundle.item_knn, *who.past, k)
+
+
+def _own(_bundle: Bundle, who: Profile, k: int) -> Scored:
+    return _best(*who.past, k)
+
+
+def _recent(bundle: Bundle, _who: Profile, k: int) -> Scored:
+    rows = bundle.popularity.recent_order[:k]
+    return rows, bundle.popularity.recent[rows]
+
+
+def _popular(bundle: Bundle, _who: Profile, k: int) -> Scored:
+    rows = np.arange(min(k, len(bundle.items)), dtype=np.int32)
+    return rows, bundle.popularity.counts[rows]
+
+
+# Every source is one function and one line here, and a number of candidates in RetrievalConfig.
+SOURCES: dict[str, Callable[[Bundle, Profile, int], Scored]] = {
+    "transitions": _transitions,
+    "session_knn": _session_knn,
+    "session_embedding": _session_embedding,
+    "embedding": _embedding,
+    "item_knn": _item_knn,
+    "item_knn_past": _item_knn_past,
+    "own": _own,
+    "recent": _recent,
+    "popular": _popular,
+}
 
 
 def retrieve(bundle: Bundle, who: Profile, at_least: int) -> Candidates:
-    """The union of what each source proposes, every row scored by every source.
+    """The union of what each source proposes, and the session's own items.
 
     The ``at_least`` most popular items are always among them, so that a list can be filled
     whatever the rules take out.
     """
-    config = bundle.config.retrieval
-    items = len(bundle.items)
-    near = item_knn.scores(bundle.item_knn, *who.live)
-    near_past = item_knn.scores(bundle.item_knn, *who.past)
-    proposals = [np.arange(min(items, max(config.popular, at_least)), dtype=np.int32)]
-    if len(who.live[0]) or len(who.past[0]):
-        proposals.append(bundle.index.search(who.vector, config.embedding)[0])
-        proposals.append(_top(near, config.item_knn))
-        proposals.append(_top(near_past, config.item_knn))
-    rows = np.unique(np.concatenate(proposals))
-    return Candidates(
-        rows=rows,
-        sources={
-            "embedding": bundle.embedding.item_factors[rows] @ who.vector,
-            "item_knn": near[rows],
-            "item_knn_past": near_past[rows],
-            "popular": bundle.popularity.counts[rows],
-        },
-    )
+    wanted = bundle.config.retrieval
+    proposed = {
+        name: source(bundle, who, getattr(wanted, name))
+        for name, source in SOURCES.items()
+        if getattr(wanted, name)
+    }
+    filling = np.arange(min(at_least, len(bundle.items)), dtype=np.int32)
+    rows = np.unique(np.concatenate([filling, who.live[0], *(p[0] for p in proposed.values())]))
+    scores, ranks = {}, {}
+    for name, (found, values) in proposed.items():
+        scores[name], ranks[name] = _aligned(rows, found, values, getattr(wanted, name))
+    tops = {name: float(p[1][0]) if len(p[1]) else 0.0 for name, p in proposed.items()}
+    return Candidates(rows, scores, ranks, tops)
 
 
-def _resolve(bundle: Bundle, trail: Trail) -> tuple[Rows, Floats]:
+def _resolve(bundle: Bundle, trail: Trail) -> Scored:
     rows = bundle.items.rows(trail.items)
     known = rows >= 0
     return rows[known], trail.weights[known]
 
 
-def _history(bundle: Bundle, user: int) -> tuple[Rows, Floats]:
+def _history(bundle: Bundle, user: int) -> Scored:
     """The latest items of a known user; repeated interest counts by its logarithm."""
     entries = bundle.history.of(user)
-    recent = slice(
-        entries.start or 0,
-        min(entries.stop, (entries.start or 0) + bundle.config.embedding.history_items),
-    )
+    start = entries.start or 0
+    recent = slice(start, min(entries.stop, start + bundle.config.embedding.history_items))
     return bundle.history.items[recent], np.log1p(bundle.history.weights[recent])
 
 
-def _merge(first: tuple[Rows, Floats], second: tuple[Rows, Floats]) -> tuple[Rows, Floats]:
+def merge(first: Scored, second: Scored) -> Scored:
     """Distinct rows with summed weights, rows ascending."""
+    if not len(first[0]) and not len(second[0]):
+        return NOTHING
     rows = np.concatenate([first[0], second[0]])
     weights = np.concatenate([first[1], second[1]])
     distinct, inverse = np.unique(rows, return_inverse=True)
     return distinct, np.bincount(inverse, weights, minlength=len(distinct)).astype(np.float32)
 
 
-def _top(scores: Floats, k: int) -> Rows:
-    """Rows of the k highest positive scores, ties by row."""
-    rows = np.flatnonzero(scores)
-    if len(rows) > k:
-        rows = rows[np.lexsort((rows, -scores[rows]))[:k]]
-    return rows.astype(np.int32)
+def _best(rows: Rows, scores: Floats, k: int) -> Scored:
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]
+
+
+@njit(cache=True)
+def _aligned(rows: Rows, found: Rows, values: Floats, missing: int) -> tuple[Floats, Floats]:
+    """A source's scores (over its best) and ranks, spread over ascending rows."""
+    scores = np.zeros(len(rows), np.float32)
+    ranks = np.full(len(rows), missing, np.float32)
+    top = max(values[0], np.float32(1e-9)) if len(values) else np.float32(1)
+    for rank in range(len(found)):
+        at = np.searchsorted(rows, found[rank])
+        scores[at] = values[rank] / top
+        ranks[at] = rank
+    return scores, ranks

@@ -22,11 +22,13 @@ from recsys.events import MIN_WEIGHT, Event
 class Trail:
     """Distinct items of interest, the latest first.
 
+    sequence: the item of every event that stands in the window, the latest first, with repeats.
     weights: float32, one per item, > 0. types: the event types that stand for each item, of items
     before the window too. rejected: items whose last word was negative, however long ago.
     """
 
     items: tuple[str, ...] = ()
+    sequence: tuple[str, ...] = ()
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     types: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rejected: frozenset[str] = frozenset()
@@ -107,6 +109,7 @@ def _ordered(events: Iterable[Event], types: EventsConfig) -> list[Event]:
 def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -> Trail:
     weights: dict[str, float] = {}  # in order of the latest touch
     kinds: dict[str, set[str]] = {}
+    sequence: list[str] = []
     closed: set[str] = set()
     rejected: set[str] = set()
     for age, event in enumerate(reversed(events)):
@@ -122,11 +125,13 @@ def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -
         else:
             if age < window:
                 weights[item] = weights.get(item, 0.0) + weight
+                sequence.append(item)
             kinds.setdefault(item, set()).add(event.type)
     # Kept above MIN_WEIGHT: float32 would turn the oldest of a long window into 0.
     recency = np.maximum(decay ** np.arange(len(weights)), MIN_WEIGHT)
     return Trail(
         items=tuple(weights),
+        sequence=tuple(sequence),
         weights=(np.fromiter(weights.values(), float, len(weights)) * recency).astype(np.float32),
         types={item: frozenset(names) for item, names in kinds.items()},
         rejected=frozenset(rejected),

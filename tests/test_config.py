@@ -46,7 +46,7 @@ def test_a_configuration_survives_the_bundle() -> None:
         ({"embedding": {"embedding_size": 0}}, "embedding.embedding_size: must be at least 1"),
         ({"session": {"max_events": 0}}, "session.max_events: must be at least 1"),
         ({"events": {"weights": {"view": float("nan")}}}, "events.weights.view: must be a number"),
-        ({"ranking": {"weights": {"item_kn": 1.0}}}, "ranking.weights.item_kn: unknown; did you"),
+        ({"blend": {"weights": {"item_kn": 1.0}}}, "blend.weights.item_kn: unknown; did you"),
         ({"placements": {"p": {"exclude": ["crat"]}}}, "unknown event type 'crat'; did you mean"),
         ({"placements": []}, "placements: expected tables, got []"),
         ({"embedding": 3}, "embedding: expected a table, got 3"),

@@ -13,18 +13,21 @@ ORDER = [
     *("events", "config"),
     *("timestamps", "logfiles", "logrows", "logs", "metrics", "index"),
     *("interactions", "session"),
-    *("models.als", "models.bpr", "models.embedding", "models.item_knn"),
+    *("models.als", "models.bpr", "models.embedding", "models.tally", "models.item_knn"),
+    *("models.transitions", "models.session_knn", "models.session_embedding"),
+    *("models.popularity", "models.forest"),
     "bundle",
-    *("retrieval", "ranking", "rules"),
+    *("retrieval", "blend", "ranking", "rules"),
     "recommend",
-    *("embedded", "store", "registry", "training"),
-    *("evaluation.split", "evaluation.replay", "evaluation.evaluate"),
+    *("embedded", "store", "registry"),
+    *("evaluation.split", "evaluation.replay", "training", "evaluation.evaluate"),
     "cli",
 ]
 
 # Who may import what is not ours.
 ENGINES = {
     "implicit": ("recsys/models/",),
+    "lightgbm": ("recsys/models/",),
     "faiss": ("recsys/index.py",),
     "redis": ("recsys/store.py", "recsys/stream.py"),
     "fastapi": ("api/",),

@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.config import ItemKnnConfig
+from recsys.models.tally import vote
+
+Rows = NDArray[np.int32]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,7 @@ def fit(by_session: sparse.csr_matrix, config: ItemKnnConfig, threads: int) -> I
     return _table(pairs.row[real], pairs.col[real], pairs.data[real], items, k)
 
 
-def scores(
-    model: ItemKnn, rows: NDArray[np.int32], weights: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def scores(model: ItemKnn, rows: Rows, weights: Floats) -> Floats:
     """Similarity of every item to weighted rows: sum of weight * similarity over sum of weights."""
     items = len(model.neighbours)
     if not len(rows):
@@ -43,6 +45,12 @@ def scores(
     # Missing neighbours (-1) carry no vote and fall on item 0.
     total = np.bincount(np.maximum(near, 0).ravel(), weights=votes, minlength=items)
     return total.astype(np.float32)
+
+
+def propose(model: ItemKnn, rows: Rows, weights: Floats, k: int) -> tuple[Rows, Floats]:
+    """The k nearest rows to weighted ones: sum of weight * similarity over sum of weights."""
+    total = np.float32(weights.sum()) if len(weights) else np.float32(1)
+    return vote(model.neighbours, model.similarities, rows, weights / total, k)
 
 
 def _table(

@@ -35,6 +35,9 @@ def test_scores_are_weighted_means() -> None:
         np.array([[2, -1], [2, 3], [0, 1], [1, -1]], dtype=np.int32),
         np.array([[0.5, 0], [1.0, 0.4], [0.5, 1.0], [0.4, 0]], dtype=np.float32),
     )
-    total = item_knn.scores(model, np.array([0, 1], np.int32), np.array([3.0, 1.0], np.float32))
-    np.testing.assert_allclose(total, [0, 0, 0.75 * 0.5 + 0.25 * 1.0, 0.25 * 0.4])
-    assert item_knn.scores(model, np.zeros(0, np.int32), np.zeros(0, np.float32)).sum() == 0
+    voters, weights = np.array([0, 1], np.int32), np.array([3.0, 1.0], np.float32)
+    rows, scores = item_knn.propose(model, voters, weights, 4)
+    assert rows.tolist() == [2, 3]
+    np.testing.assert_allclose(scores, [0.75 * 0.5 + 0.25 * 1.0, 0.25 * 0.4], rtol=1e-6)
+    nothing = np.zeros(0, np.float32)
+    assert not len(item_knn.propose(model, nothing.astype(np.int32), nothing, 4)[0])

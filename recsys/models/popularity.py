@@ -1,0 +1,44 @@
+"""Popularity: how much, how lately and since when items are touched."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.interactions import Sequences
+
+# Shares of the log's end over which recent popularity is counted.
+RECENT, LATE = 0.02, 0.1
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """What is known of items without a visitor. All float32 [items].
+
+    counts: summed event weights, descending: row order is popularity order. recent, late: events
+    in the last 2 % and 10 % of the log. first, last: where the item's first and latest session
+    stand in the log, 0 (its start) to 1 (its end). recent_order: int32, rows by recent popularity.
+    """
+
+    counts: NDArray[np.float32]
+    recent: NDArray[np.float32]
+    late: NDArray[np.float32]
+    first: NDArray[np.float32]
+    last: NDArray[np.float32]
+    recent_order: NDArray[np.int32]
+
+
+def fit(sequences: Sequences, counts: NDArray[np.float32]) -> Popularity:
+    """Count a log. counts: float32 [items], summed event weights."""
+    items, rows = len(counts), sequences.items
+    lengths = np.diff(sequences.indptr)
+    moment = (np.repeat(np.arange(len(lengths)), lengths) / max(1, len(lengths) - 1)).astype("f4")
+    first, last = np.ones(items, dtype=np.float32), np.zeros(items, dtype=np.float32)
+    np.minimum.at(first, rows, moment)
+    np.maximum.at(last, rows, moment)
+    recent, late = (
+        np.bincount(rows[int(len(rows) * (1 - share)) :], minlength=items).astype(np.float32)
+        for share in (RECENT, LATE)
+    )
+    order = np.lexsort((np.arange(items), -late, -recent)).astype(np.int32)
+    return Popularity(counts, recent, late, first, last, order)

@@ -1,0 +1,106 @@
+"""Tally: compiled counting of scores over few of many rows, and the best of them.
+
+The sources touch a few thousand of up to millions of rows per request, so scores are kept in a
+small open-addressing table rather than in an array over all rows.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@njit(cache=True)
+def capacity(entries: int) -> int:
+    """The table size for up to ``entries`` distinct keys: a power of two, at most half full."""
+    size = 64
+    while size < 2 * entries:
+        size *= 2
+    return size
+
+
+@njit(cache=True)
+def slot(keys: Rows, key: int) -> int:
+    """Where a key stands, or the free place (-1) where it belongs. keys: a power of two long."""
+    mask = len(keys) - 1
+    at = (key * 2654435761) & mask
+    while keys[at] != -1 and keys[at] != key:
+        at = (at + 1) & mask
+    return at
+
+
+@njit(cache=True)
+def best(rows: Rows, scores: Floats, k: int) -> tuple[Rows, Floats]:
+    """The k highest scores, descending, ties by row; a heap of k, then sorted in place."""
+    k = min(k, len(rows))
+    top_rows, top = np.empty(k, np.int32), np.empty(k, np.float32)
+    size = 0
+    for n in range(len(rows)):
+        score, row = scores[n], rows[n]
+        if size < k:
+            at = size
+            size += 1
+            while at > 0:
+                parent = (at - 1) >> 1
+                if top[parent] < score or (top[parent] == score and top_rows[parent] > row):
+                    break
+                top[at], top_rows[at] = top[parent], top_rows[parent]
+                at = parent
+            top[at], top_rows[at] = score, row
+        elif k and (score > top[0] or (score == top[0] and row < top_rows[0])):
+            _sink(top_rows, top, size, row, score)
+    for end in range(size - 1, 0, -1):
+        score, row = top[end], top_rows[end]
+        top[end], top_rows[end] = top[0], top_rows[0]
+        _sink(top_rows, top, end, row, score)
+    return top_rows, top
+
+
+@njit(cache=True)
+def vote(
+    neighbours: Rows, values: Floats, rows: Rows, weights: Floats, k: int
+) -> tuple[Rows, Floats]:
+    """The k best rows by the sum of weight * value over the neighbours of weighted rows.
+
+    neighbours: int32 [items, width], -1 from where there are fewer. values: float32, likewise.
+    """
+    width = neighbours.shape[1]
+    keys = np.full(capacity(len(rows) * width), -1, np.int32)
+    totals = np.zeros(len(keys), np.float32)
+    used = np.empty(len(rows) * width, np.int32)
+    n = 0
+    for voter in range(len(rows)):
+        for j in range(width):
+            near = neighbours[rows[voter], j]
+            if near < 0:
+                break
+            at = slot(keys, near)
+            if keys[at] == -1:
+                keys[at] = near
+                used[n] = at
+                n += 1
+            totals[at] += weights[voter] * values[rows[voter], j]
+    return best(keys[used[:n]], totals[used[:n]], k)
+
+
+@njit(cache=True)
+def _sink(top_rows: Rows, top: Floats, size: int, row: int, score: float) -> None:
+    """Replace the worst (first) of a heap by an entry and let it sink to its place."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        right = child + 1
+        if right < size and (
+            top[right] < top[child]
+            or (top[right] == top[child] and top_rows[right] > top_rows[child])
+        ):
+            child = right
+        if not (top[child] < score or (top[child] == score and top_rows[child] > row)):
+            break
+        top[at], top_rows[at] = top[child], top_rows[child]
+        at = child
+    top[at], top_rows[at] = score, row

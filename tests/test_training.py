@@ -1,0 +1,168 @@
+"""From a log to a bundle, and what the ranker may know."""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recsys import ranking, retrieval, training
+from recsys.bundle import Bundle
+from recsys.config import Config
+from recsys.evaluation.replay import Sample, samples
+from recsys.evaluation.split import split
+from recsys.events import Event
+from recsys.logs import Log, log_from_frame
+from recsys.recommend import Request, recommend
+from recsys.session import Session
+from recsys.training import train
+from tests.synthetic import log_frame, small_config
+
+RANKED = {
+    "ranker": {"min_requests": 50, "tail": 0.3, "trees": 20, "leaves": 7, "min_leaf": 5},
+    "session_embedding": {"embedding_size": 8, "negatives": 32, "batch": 64, "epochs": 4},
+}
+
+
+def circle(sessions: int = 300, items: int = 12) -> pl.DataFrame:
+    """Every session walks a few steps round a circle of items."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for session in range(sessions):
+        start, steps = int(rng.integers(items)), int(rng.integers(2, 6))
+        walk = [f"i{(start + step) % items}" for step in range(steps)]
+        rows += [{"session_id": f"s{session}", "item_id": item} for item in walk]
+    return log_frame(rows)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return train(circle(), small_config(**RANKED))
+
+
+def session_of(*items: str) -> Session:
+    return Session.from_events(
+        Event("view", "s", item, timestamp=float(k)) for k, item in enumerate(items)
+    )
+
+
+def test_the_ranker_is_trained_where_there_is_data(bundle: Bundle) -> None:
+    """The facts say so, name every feature, and lists are of the ranker's tier."""
+    assert bundle.facts.ranker.startswith("forest of 20 trees from")
+    assert list(bundle.facts.features) == list(ranking.FEATURES)
+    assert sum(bundle.facts.features.values()) == pytest.approx(1, abs=1e-3)
+    answer = recommend(bundle, session_of("i3", "i4"), Request(n=3, placement="discover"))
+    assert answer.tier == "ranker"
+    assert answer.item_ids[0] == "i5"
+
+
+def test_an_explained_list_shows_the_rankers_features(bundle: Bundle) -> None:
+    """With a ranker, explain gives the row of the feature table that made each score."""
+    answer = recommend(bundle, session_of("i3"), Request(n=3, explain=True))
+    assert all(list(row) == list(ranking.FEATURES) for row in answer.features)
+    assert all(row["events"] == 1 for row in answer.features)
+
+
+def test_without_data_the_blend_ranks_and_says_why() -> None:
+    """A short log has no ranker; the facts give the reason."""
+    small = train(circle(20), small_config(session_embedding=RANKED["session_embedding"]))
+    assert small.facts.ranker.startswith("blend: ")
+    assert recommend(small, session_of("i3"), Request(n=3)).tier == "session"
+    off = train(circle(20), small_config(ranker={"enabled": False}))
+    assert off.facts.ranker == "blend: the ranker is off in the configuration"
+
+
+def test_baskets_have_no_order_to_learn_from() -> None:
+    """Where the lines of a basket share one time the blend ranks, and the facts say why."""
+    times = pl.col("timestamp").min().over("session_id")
+    baskets = train(circle().with_columns(times).sort("timestamp"), small_config(**RANKED))
+    assert "baskets" in baskets.facts.ranker
+    assert recommend(baskets, session_of("i3"), Request(n=3)).tier == "session"
+
+
+def test_every_feature_says_what_it_is(bundle: Bundle) -> None:
+    """Each feature has a docstring, and is finite for every candidate."""
+    assert all(feature.__doc__ for feature in ranking.FEATURES.values())
+    who = retrieval.profile(bundle, session_of("i1", "i2", "i1"))
+    table = ranking.feature_table(bundle, who, retrieval.retrieve(bundle, who, 5))
+    assert np.isfinite(table).all()
+
+
+def future_seen(moment: Sample, head: Bundle, config: Config, tail: Log) -> list[tuple[str, float]]:
+    """Features of a request that differ when everything after its moment is cut from the tail."""
+    past = tail.frame.head(moment.moment.row + 1)
+    last = list(samples_of_moment(past, config, moment.moment.row))[-1]
+
+    def table(session: Session) -> np.ndarray:
+        who = retrieval.profile(head, session)
+        return ranking.feature_table(head, who, retrieval.retrieve(head, who, 0))
+
+    one, two = table(moment.moment.session(config)), table(last)
+    if one.shape != two.shape:
+        return [("candidates", float(len(one) - len(two)))]
+    return [
+        (name, float(abs(one[:, k] - two[:, k]).max()))
+        for k, name in enumerate(head.facts.features)
+        if not np.array_equal(one[:, k], two[:, k])
+    ]
+
+
+def samples_of_moment(frame: pl.DataFrame, config: Config, row: int) -> list[Session]:
+    from recsys.evaluation.replay import replay
+
+    return [m.session(config) for m in replay(frame) if m.row == row]
+
+
+@pytest.fixture(scope="module")
+def parts(bundle: Bundle) -> tuple[Bundle, Log, Config]:
+    config = bundle.config
+    cut = split(log_from_frame(circle()), "0.3")
+    head = train(cut.train, dataclasses.replace(config, ranker=config.ranker))
+    return head, cut.test, config
+
+
+def test_no_feature_sees_an_event_after_the_request(parts: tuple[Bundle, Log, Config]) -> None:
+    """Cutting the future off changes neither candidates nor any feature."""
+    head, tail, config = parts
+    for sample in list(samples(tail.frame, config))[:60]:
+        assert future_seen(sample, head, config, tail) == []
+
+
+def test_a_planted_leak_is_caught(
+    parts: tuple[Bundle, Log, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that knows its next event changes features, and the check above names them."""
+    head, tail, config = parts
+    found = list(samples(tail.frame, config))[:20]
+    honest = training.Sample  # the type that replay yields
+    assert all(isinstance(sample, honest) for sample in found)
+    original = type(found[0].moment).session
+
+    def leaking(self, config):  # type: ignore[no-untyped-def]
+        session = original(self, config)
+        upcoming = [s.upcoming[0] for s in found if s.moment is self]
+        if not upcoming:
+            return session
+        event = Event("view", "s", upcoming[0], timestamp=session.moment + 1)
+        return Session.from_events([*self.events, event], config=config.session)
+
+    monkeypatch.setattr(type(found[0].moment), "session", leaking)
+    caught = [future_seen(sample, head, config, tail) for sample in found]
+    assert all(caught)
+
+
+def test_the_ranker_learns_only_from_what_follows_its_sources(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The bundle that training replays against ends before the first event it learns from."""
+    seen: list[tuple[float, float]] = []
+    original = training._examples
+
+    def watched(head: Bundle, tail: Log, config: Config):  # type: ignore[no-untyped-def]
+        seen.append((head.cutoff, float(tail.frame["timestamp"].min())))  # type: ignore[arg-type]
+        return original(head, tail, config)
+
+    monkeypatch.setattr(training, "_examples", watched)
+    train(circle(), small_config(**RANKED))
+    ((cutoff, first),) = seen
+    assert cutoff < first
