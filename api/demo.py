@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 import polars as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from api import demo_data
 from api.demo_page import Shop, serve_page
 from api.serve import ServeError
 from recsys.bundle import FORMAT, Bundle, BundleError
+from recsys.cli import progress_bars
 from recsys.config import BlendConfig, Config, TrainingConfig
 from recsys.logs import Log
 from recsys.registry import Registry, RegistryError
@@ -84,7 +84,7 @@ def prepare(data_dir: Path, always: bool) -> Prepared:
     start = perf_counter()
     seconds = 0.0
     if always or (bundle := _trained(data_dir)) is None:
-        with progress() as bar:
+        with progress_bars() as bar:
             bundle = train(log, CONFIG, bar)
         Registry(data_dir / "bundles").publish(bundle)
         made = {"fingerprint": _fingerprint(), "bundle": bundle.version}
@@ -93,17 +93,6 @@ def prepare(data_dir: Path, always: bool) -> Prepared:
     prepared = Prepared(lines, log, bundle, seconds)
     _show(prepared)
     return prepared
-
-
-def progress() -> Progress:
-    """Progress bars on standard error."""
-    return Progress(
-        TextColumn("{task.description:<14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
 
 
 def summary(prepared: Prepared) -> dict[str, Any]:

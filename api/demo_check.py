@@ -22,6 +22,7 @@ from rich.console import Console
 from api import freshness_check, parity_check
 from api.demo_data import EVENTS
 from recsys.bundle import Bundle
+from recsys.cli import progress_bars
 from recsys.evaluation.evaluate import evaluate, report_table
 from recsys.evaluation.split import Split, split
 from recsys.logs import Log
@@ -55,7 +56,7 @@ class CheckError(RuntimeError):
 
 def run_check(data_dir: Path, prepared: "Prepared", console: Console) -> int:
     """Check what is served and print the result as one line of JSON; 1 if anything is wrong."""
-    from api.demo import CONFIG, progress, summary
+    from api.demo import CONFIG, summary
 
     start = perf_counter()
     console.print("read your clicks: through the API, its workers and Redis ...")
@@ -66,7 +67,7 @@ def run_check(data_dir: Path, prepared: "Prepared", console: Console) -> int:
 
     parts = split(prepared.log, HOLDOUT)
     console.print(f"[dim]{'; '.join(parts.notes)}[/]", highlight=False)
-    with progress() as bar:
+    with progress_bars() as bar:
         bundle = train(parts.train, CONFIG, bar)
         parity = _parity(data_dir, bundle, parts)
         report = evaluate(

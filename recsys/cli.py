@@ -55,7 +55,7 @@ def train(arguments: argparse.Namespace) -> int:
     rejects = arguments.rejects or arguments.data_dir / "rejects.jsonl"
     log = _load(arguments.log, arguments, config, rejects)
     seconds["load"] = round(perf_counter() - start, 3)
-    with _progress() as progress:
+    with progress_bars() as progress:
         bundle = train_bundle(log, config, progress, seconds)
         published = perf_counter()
         try:
@@ -94,7 +94,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         config, arguments.protocol, arguments.min_prefix, arguments.at, arguments.placement
     )
     train_log, test_log = _train_and_test(arguments, config)
-    with _progress() as progress:
+    with progress_bars() as progress:
         bundle = train_bundle(train_log, config, progress)
         report = evaluate_bundle(
             bundle,
@@ -271,7 +271,8 @@ def _train_and_test(arguments: argparse.Namespace, config: Config) -> tuple[Log,
     return parts.train, parts.test
 
 
-def _progress() -> Progress:
+def progress_bars() -> Progress:
+    """Progress bars on standard error."""
     return Progress(
         TextColumn("{task.description:<14}"),
         BarColumn(),

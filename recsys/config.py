@@ -191,6 +191,10 @@ class Placement:
     # Items a known user bought in earlier sessions are out: "always", "never", or "auto": decided
     # in training, "never" where people buy the same things again.
     exclude_bought: Literal["auto", "always", "never"] = "auto"
+    # Sources that may propose candidates, of those that [retrieval] has on; empty: all of them.
+    sources: tuple[str, ...] = ()
+    # "auto": the ranker where it applies, else the blend; "blend"; or one source, in its own order.
+    ranking: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -228,14 +232,14 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        types = [*self.events.weights, "any"]
+        sources = [f.name for f in dataclasses.fields(RetrievalConfig)]
         for name, placement in self.placements.items():
-            for kind in placement.exclude:
-                if kind not in types:
-                    raise ConfigError(
-                        f"placements.{name}.exclude: unknown event type {kind!r}"
-                        f"{nearest(kind, types)}"
-                    )
+            where = f"placements.{name}"
+            types = [*self.events.weights, "any"]
+            _check_names(f"{where}.exclude", "event type", placement.exclude, types)
+            _check_names(f"{where}.sources", "source", placement.sources, sources)
+            rankings = ["auto", "blend", *sources]
+            _check_names(f"{where}.ranking", "ranking", (placement.ranking,), rankings)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -275,6 +279,12 @@ def nearest(name: str, known: list[str]) -> str:
     """'; did you mean x?' or '', for error texts."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _check_names(where: str, what: str, names: tuple[str, ...], known: list[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown {what} {name!r}{nearest(name, known)}")
 
 
 def _build(cls: type[Any], data: Any, where: str) -> Any:

@@ -248,9 +248,9 @@ def uses_ranker(bundle: Bundle, who: Profile) -> bool:
     return bool(len(bundle.forest.roots) and len(who.sequence))
 
 
-def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
-    """The candidates of all sources, ranked by the forest."""
-    candidates = retrieve(bundle, who, at_least)
+def rank(bundle: Bundle, who: Profile, at_least: int, sources: tuple[str, ...] = ()) -> Ranked:
+    """The candidates of the sources (empty: all), ranked by the forest."""
+    candidates = retrieve(bundle, who, at_least, sources)
     table = feature_table(bundle, who, candidates)
     return Ranked(
         candidates.rows,

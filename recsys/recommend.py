@@ -61,8 +61,7 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     named = (*request.exclude, request.item_id) if request.item_id else request.exclude
     out = rules.excluded(bundle, session, placement, who.user, named)
     clock.lap("rules")
-    ranker = ranking.rank if ranking.uses_ranker(bundle, who) else blend.rank
-    ranked = ranker(bundle, who, request.n + len(out))
+    ranked = _ranked(bundle, who, placement, request.n + len(out))
     clock.lap("rank")
     allowed = np.flatnonzero(~np.isin(ranked.rows, out))
     # Rows ascend by popularity, so a stable sort breaks ties by popularity.
@@ -71,7 +70,7 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
         item_ids=bundle.items.ids(ranked.rows[best]),
         scores=ranked.scores[best].tolist(),
         reasons=_reasons(ranked.parts, best),
-        tier=_tier(bundle, who),
+        tier=_tier(bundle, who, placement),
         bundle=bundle.version,
         features=_explained(ranked.made_of, best) if request.explain else [],
     )
@@ -98,9 +97,24 @@ def similar(bundle: Bundle, item_id: str, n: int = 20) -> Recommendation:
     return recommend(bundle, Session(), Request(n=n, item_id=item_id, placement="discover"))
 
 
-def _tier(bundle: Bundle, who: retrieval.Profile) -> str:
+def _ranked(
+    bundle: Bundle, who: retrieval.Profile, placement: Placement, at_least: int
+) -> retrieval.Ranked:
+    """Candidates with scores, as the placement wants them ranked."""
+    if placement.ranking in retrieval.SOURCES:
+        return retrieval.alone(bundle, who, placement.ranking, at_least)
+    if _uses_ranker(bundle, who, placement):
+        return ranking.rank(bundle, who, at_least, placement.sources)
+    return blend.rank(bundle, who, at_least)
+
+
+def _uses_ranker(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> bool:
+    return placement.ranking == "auto" and ranking.uses_ranker(bundle, who)
+
+
+def _tier(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> str:
     if who.fresh:
-        return "ranker" if ranking.uses_ranker(bundle, who) else "session"
+        return "ranker" if _uses_ranker(bundle, who, placement) else "session"
     return "batch" if len(who.past[0]) else "popular"
 
 

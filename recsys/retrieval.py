@@ -98,7 +98,7 @@ def _session_knn(bundle: Bundle, who: Profile, k: int) -> Scored:
 
 
 def _session_embedding(bundle: Bundle, who: Profile, k: int) -> Scored:
-    if not len(who.sequence):
+    if not len(who.sequence) or not len(bundle.session_index.factors):
         return NOTHING
     return bundle.session_index.search(who.taste, k)
 
@@ -148,17 +148,19 @@ SOURCES: dict[str, Callable[[Bundle, Profile, int], Scored]] = {
 }
 
 
-def retrieve(bundle: Bundle, who: Profile, at_least: int) -> Candidates:
+def retrieve(
+    bundle: Bundle, who: Profile, at_least: int, sources: tuple[str, ...] = ()
+) -> Candidates:
     """The union of what each source proposes, and the session's own items.
 
     The ``at_least`` most popular items are always among them, so that a list can be filled
-    whatever the rules take out.
+    whatever the rules take out. sources: only these propose; empty: all.
     """
     wanted = bundle.config.retrieval
     proposed = {
         name: source(bundle, who, getattr(wanted, name))
         for name, source in SOURCES.items()
-        if getattr(wanted, name)
+        if getattr(wanted, name) and (not sources or name in sources)
     }
     filling = np.arange(min(at_least, len(bundle.items)), dtype=np.int32)
     rows = np.unique(np.concatenate([filling, who.live[0], *(p[0] for p in proposed.values())]))
@@ -167,6 +169,17 @@ def retrieve(bundle: Bundle, who: Profile, at_least: int) -> Candidates:
         scores[name], ranks[name] = _aligned(rows, found, values, getattr(wanted, name))
     tops = {name: float(p[1][0]) if len(p[1]) else 0.0 for name, p in proposed.items()}
     return Candidates(rows, scores, ranks, tops)
+
+
+def alone(bundle: Bundle, who: Profile, source: str, at_least: int) -> Ranked:
+    """What one source proposes in its own order, then the most popular items."""
+    found, values = SOURCES[source](bundle, who, at_least)
+    filling = np.arange(min(at_least, len(bundle.items)), dtype=np.int32)
+    rows = np.unique(np.concatenate([filling, found]))
+    scores = np.full(len(rows), values.min() - 1 if len(values) else 0, dtype=np.float32)
+    scores[np.searchsorted(rows, found)] = values
+    parts = {source: scores}
+    return Ranked(rows, scores, parts, parts)
 
 
 def _resolve(bundle: Bundle, trail: Trail) -> Scored:

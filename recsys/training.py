@@ -47,13 +47,22 @@ def train(
     stages = _Stages(progress, {} if seconds is None else seconds)
     trees, features, ranker = _fit_ranker(log, config, stages)
     bundle = _fit_sources(log, config, stages, "", for_ranker=len(trees.roots) > 0)
-    return sealed(
-        replace(
-            bundle,
-            forest=trees,
-            facts=replace(bundle.facts, features=features, ranker=ranker),
-        )
-    )
+    with stages.of("recall"):
+        metrics = {**_recall(bundle), **bundle.facts.metrics}
+    facts = replace(bundle.facts, metrics=metrics, features=features, ranker=ranker)
+    return sealed(replace(bundle, forest=trees, facts=facts))
+
+
+def _recall(bundle: Bundle) -> dict[str, float]:
+    """What each index finds of the exact neighbours."""
+    config, seed = bundle.config, bundle.config.training.seed
+    depth = config.index.recall_at
+    return {
+        f"index_recall@{depth}": faiss_index.measured_recall(bundle.index, config.index, seed),
+        f"session_index_recall@{depth}": faiss_index.measured_recall(
+            bundle.session_index, config.session_index, seed
+        ),
+    }
 
 
 def _fit_sources(
@@ -82,13 +91,6 @@ def _fit_sources(
     with stages.of(prefix + "index"):
         index = faiss_index.build(vectors.item_factors, config.index, seed)
         session_index = faiss_index.build(encoder.item_vectors, config.session_index, seed)
-        depth = config.index.recall_at
-        recall = {
-            f"index_recall@{depth}": faiss_index.measured_recall(index, config.index, seed),
-            f"session_index_recall@{depth}": faiss_index.measured_recall(
-                session_index, config.session_index, seed
-            ),
-        }
     return Bundle(
         version="",
         config=config,
@@ -101,7 +103,7 @@ def _fit_sources(
                 "items": items,
                 "sessions": data.sessions,
             },
-            metrics={**recall, "repeat_purchase_rate": data.repeat_purchase_rate},
+            metrics={"repeat_purchase_rate": data.repeat_purchase_rate},
             exclude_bought=data.repeat_purchase_rate < config.training.repeat_purchase_rate,
             ranker="blend",
             features={},

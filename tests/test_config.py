@@ -48,6 +48,11 @@ def test_a_configuration_survives_the_bundle() -> None:
         ({"events": {"weights": {"view": float("nan")}}}, "events.weights.view: must be a number"),
         ({"blend": {"weights": {"item_kn": 1.0}}}, "blend.weights.item_kn: unknown; did you"),
         ({"placements": {"p": {"exclude": ["crat"]}}}, "unknown event type 'crat'; did you mean"),
+        ({"placements": {"p": {"sources": ["populr"]}}}, "p.sources: unknown source 'populr'; did"),
+        (
+            {"placements": {"p": {"ranking": "bland"}}},
+            "p.ranking: unknown ranking 'bland'; did you",
+        ),
         ({"placements": []}, "placements: expected tables, got []"),
         ({"embedding": 3}, "embedding: expected a table, got 3"),
         ({"events": {"default_type": "gaze"}}, "events.default_type: no weight for 'gaze'"),

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from recsys import retrieval
 from recsys.bundle import Bundle
+from recsys.config import Placement
 from recsys.events import Event
 from recsys.recommend import Request, UnknownPlacementError, recommend, similar
 from recsys.session import Session
@@ -181,3 +183,17 @@ def test_the_same_question_has_the_same_answer(bundle: Bundle) -> None:
     assert one.item_ids == two.item_ids
     np.testing.assert_array_equal(one.scores, two.scores)
     assert set(one.timings) == {"fold_in", "rules", "rank", "select"}
+
+
+@pytest.mark.parametrize("source", retrieval.SOURCES)
+def test_a_placement_may_be_one_source_in_its_own_order(source: str) -> None:
+    """What the source proposes comes first, popular items fill the list."""
+    own = Placement(exclude=(), exclude_bought="never", ranking=source)
+    bundle = train(checkerboard(), dataclasses.replace(small_config(), placements={"default": own}))
+    session = session_of("i2", "i4", user="u0")
+    answer = recommend(bundle, session, Request(n=12))
+    who = retrieval.profile(bundle, session)
+    proposed, _ = retrieval.SOURCES[source](bundle, who, 12)
+    assert answer.item_ids[: len(proposed)] == bundle.items.ids(proposed)
+    assert len(answer.item_ids) == 12
+    assert set(answer.reasons) == {source}

@@ -8,7 +8,7 @@ import pytest
 
 from recsys import ranking, retrieval, training
 from recsys.bundle import Bundle
-from recsys.config import Config
+from recsys.config import Config, Placement
 from recsys.evaluation.replay import Sample, samples
 from recsys.evaluation.split import split
 from recsys.events import Event
@@ -61,6 +61,21 @@ def test_an_explained_list_shows_the_rankers_features(bundle: Bundle) -> None:
     answer = recommend(bundle, session_of("i3"), Request(n=3, explain=True))
     assert all(list(row) == list(ranking.FEATURES) for row in answer.features)
     assert all(row["events"] == 1 for row in answer.features)
+
+
+def test_a_placement_chooses_its_sources(bundle: Bundle) -> None:
+    """Only the named sources propose; with ranking = "blend" the forest is left aside."""
+    who = retrieval.profile(bundle, session_of("i3", "i4"))
+    few = retrieval.retrieve(bundle, who, 0, ("transitions",))
+    assert list(few.scores) == ["transitions"]
+    asked = Placement(exclude=("any",), sources=("popular",))
+    blended = dataclasses.replace(asked, ranking="blend")
+    config = dataclasses.replace(bundle.config, placements={"p": asked, "b": blended})
+    chosen = dataclasses.replace(bundle, config=config)
+    answer = recommend(chosen, session_of("i3", "i4"), Request(n=3, placement="p", explain=True))
+    assert answer.tier == "ranker"
+    assert all(row["transitions_score"] == 0 for row in answer.features)
+    assert recommend(chosen, session_of("i3"), Request(n=3, placement="b")).tier == "session"
 
 
 def test_without_data_the_blend_ranks_and_says_why() -> None:

@@ -40,5 +40,5 @@ def fit(sequences: Sequences, counts: NDArray[np.float32]) -> Popularity:
         np.bincount(rows[int(len(rows) * (1 - share)) :], minlength=items).astype(np.float32)
         for share in (RECENT, LATE)
     )
-    order = np.lexsort((np.arange(items), -late, -recent)).astype(np.int32)
+    order = np.lexsort((np.arange(items), -recent)).astype(np.int32)
     return Popularity(counts, recent, late, first, last, order)
