@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.models import forest
+from recsys.models.tally import capacity, slot
 from recsys.retrieval import Candidates, Profile, Ranked, retrieve
 
 Rows = NDArray[np.int32]
@@ -24,7 +25,7 @@ class Context:
 
     taste: float32 [n], cosine of each candidate to the session. affinity: float32 [n, LOOK_BACK],
     to its last items, -2 where there is none. links: float32 [n, 4], see `_links`.
-    touched: float32 [n, 2], see `_touched`.
+    touched: float32 [n, 2], see `_touched`. signs: float32 [n, SIGNS], see `Popularity`.
     """
 
     bundle: Bundle
@@ -34,14 +35,17 @@ class Context:
     affinity: Floats
     links: Floats
     touched: Floats
+    signs: Floats
 
     @classmethod
     def of(cls, bundle: Bundle, who: Profile, candidates: Candidates) -> "Context":
-        recent = who.sequence[:LOOK_BACK]
-        affinity = np.full((len(candidates.rows), LOOK_BACK), -2, dtype=np.float32)
+        rows, recent = candidates.rows, who.sequence[:LOOK_BACK]
         vectors = bundle.session_embedding.item_vectors
-        against = np.vstack([vectors[recent], who.taste])
-        cosines = vectors[candidates.rows] @ against.T
+        against = np.empty((len(recent) + 1, vectors.shape[1]), dtype=np.float32)
+        against[:-1] = vectors[recent]
+        against[-1] = who.taste
+        cosines = vectors[rows] @ against.T
+        affinity = np.full((len(rows), LOOK_BACK), -2, dtype=np.float32)
         affinity[:, : len(recent)] = cosines[:, :-1]
         table = bundle.transitions
         return cls(
@@ -50,8 +54,9 @@ class Context:
             candidates,
             cosines[:, -1],
             affinity,
-            _links(table.neighbours, table.shares, candidates.rows, recent),
-            _touched(candidates.rows, who.sequence),
+            _links(table.neighbours, table.shares, rows, recent),
+            _touched(rows, who.sequence),
+            bundle.popularity.signs[rows],
         )
 
 
@@ -111,35 +116,32 @@ def events_since_touched(c: Context) -> Floats:
 
 def popularity(c: Context) -> Floats:
     """log(1 + summed weights) over the whole log: the prior."""
-    logs: Floats = np.log1p(c.bundle.popularity.counts[c.candidates.rows])
-    return logs
+    return c.signs[:, 0]
 
 
 def late_popularity(c: Context) -> Floats:
     """log(1 + events) in the last tenth of the log."""
-    logs: Floats = np.log1p(c.bundle.popularity.late[c.candidates.rows])
-    return logs
+    return c.signs[:, 1]
 
 
 def recent_popularity(c: Context) -> Floats:
     """log(1 + events) in the last fiftieth of the log."""
-    logs: Floats = np.log1p(c.bundle.popularity.recent[c.candidates.rows])
-    return logs
+    return c.signs[:, 2]
 
 
 def rise(c: Context) -> Floats:
     """Recent over overall popularity, as a difference of logarithms: what is coming up."""
-    return recent_popularity(c) - popularity(c)
+    return c.signs[:, 3]
 
 
 def age(c: Context) -> Floats:
     """Where the item first appeared in the log, 0 (start) to 1 (end): how new it is."""
-    return c.bundle.popularity.first[c.candidates.rows]
+    return c.signs[:, 4]
 
 
 def freshness(c: Context) -> Floats:
     """Where the item was last touched in the log, 0 to 1: whether it is still alive."""
-    return c.bundle.popularity.last[c.candidates.rows]
+    return c.signs[:, 5]
 
 
 def events(c: Context) -> float:
@@ -161,7 +163,7 @@ def last_popularity(c: Context) -> float:
     """log(1 + summed weights) of the last item: a rare one says more."""
     if not len(c.who.sequence):
         return 0.0
-    return float(np.log1p(c.bundle.popularity.counts[c.who.sequence[0]]))
+    return float(c.bundle.popularity.signs[c.who.sequence[0], 0])
 
 
 def session_knn_support(c: Context) -> float:
@@ -234,13 +236,13 @@ FEATURES: dict[str, Feature] = {
 
 
 def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
-    """The features a bundle's ranker knows, float32 [candidates, features], in its order."""
+    """The features a bundle's ranker knows, float32 [features, candidates], in its order."""
     names = bundle.facts.features
     context = Context.of(bundle, who, candidates)
     table = np.empty((len(names), len(candidates.rows)), dtype=np.float32)
     for k, name in enumerate(names):
         table[k] = FEATURES[name](context)
-    return np.ascontiguousarray(table.T)
+    return table
 
 
 def uses_ranker(bundle: Bundle, who: Profile) -> bool:
@@ -256,7 +258,7 @@ def rank(bundle: Bundle, who: Profile, at_least: int, sources: tuple[str, ...] =
         candidates.rows,
         forest.scores(bundle.forest, table),
         candidates.scores,
-        dict(zip(bundle.facts.features, table.T, strict=True)),
+        dict(zip(bundle.facts.features, table, strict=True)),
     )
 
 
@@ -265,16 +267,22 @@ def _links(neighbours: Rows, shares: Floats, rows: Rows, recent: Rows) -> Floats
     """Share last -> row, second last -> row, row -> last, and how many recent items lead to row."""
     links = np.zeros((len(rows), 4), np.float32)
     width = neighbours.shape[1]
+    keys = np.full(capacity(len(rows)), -1, np.int32)
+    places = np.empty(len(keys), np.int32)
+    for n in range(len(rows)):
+        at = slot(keys, rows[n])
+        keys[at] = rows[n]
+        places[at] = n
     for place in range(len(recent)):
         for j in range(width):
             near = neighbours[recent[place], j]
             if near < 0:
                 break
-            at = np.searchsorted(rows, near)
-            if at < len(rows) and rows[at] == near:
-                links[at, 3] += 1
+            at = slot(keys, near)
+            if keys[at] == near:
+                links[places[at], 3] += 1
                 if place < 2:
-                    links[at, place] = shares[recent[place], j]
+                    links[places[at], place] = shares[recent[place], j]
     if len(recent):
         for n in range(len(rows)):
             for j in range(width):

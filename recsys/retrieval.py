@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from recsys.bundle import Bundle
 from recsys.models import item_knn, session_embedding, session_knn, transitions
 from recsys.models.embedding import fold_in
-from recsys.session import Session, Trail
+from recsys.session import Session
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -70,21 +70,29 @@ class Ranked:
 
 def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Profile:
     """Resolve a session against a bundle; items the bundle does not know are ignored."""
+    current, past = session.current, session.past
     anchors = [anchor] if anchor else []
-    sequence = bundle.items.rows([*anchors, *session.current.sequence])
-    live = _resolve(bundle, session.current)
+    names = [*anchors, *current.sequence, *past.items]
+    rows = bundle.items.rows(names)
+    touched = len(names) - len(past.items)
+    sequence = rows[:touched]
+    # The session's distinct items all stand in its sequence, so each id is looked up once.
+    row_of = dict(
+        zip(names[len(anchors) : touched], sequence[len(anchors) :].tolist(), strict=True)
+    )
+    own = np.fromiter(map(row_of.__getitem__, current.items), np.int32, len(current.items))
+    live = _known(own, current.weights)
     if anchor is not None:
-        live = merge(_resolve(bundle, Trail((anchor,), weights=np.ones(1, dtype="f4"))), live)
-    past = _resolve(bundle, session.past)
-    fresh = bool(len(live[0]) or len(past[0]))
+        live = merge(_known(sequence[:1], np.ones(1, dtype=np.float32)), live)
+    earlier = _known(rows[touched:], past.weights)
     user = int(bundle.users.rows([session.user_id])[0]) if session.user_id else -1
     sequence = sequence[sequence >= 0]
     return Profile(
         sequence=sequence,
         taste=session_embedding.session_vector(bundle.session_embedding, sequence),
         live=live,
-        past=merge(past, _history(bundle, user)),
-        fresh=fresh,
+        past=merge(earlier, _history(bundle, user)) if user >= 0 else earlier,
+        fresh=bool(len(live[0]) or len(earlier[0])),
         user=user,
     )
 
@@ -162,13 +170,20 @@ def retrieve(
         for name, source in SOURCES.items()
         if getattr(wanted, name) and (not sources or name in sources)
     }
-    filling = np.arange(min(at_least, len(bundle.items)), dtype=np.int32)
-    rows = np.unique(np.concatenate([filling, who.live[0], *(p[0] for p in proposed.values())]))
-    scores, ranks = {}, {}
-    for name, (found, values) in proposed.items():
-        scores[name], ranks[name] = _aligned(rows, found, values, getattr(wanted, name))
-    tops = {name: float(p[1][0]) if len(p[1]) else 0.0 for name, p in proposed.items()}
-    return Candidates(rows, scores, ranks, tops)
+    rows, scores, ranks, tops = _merged(
+        min(at_least, len(bundle.items)),
+        who.live[0],
+        np.concatenate([NOTHING[0], *(found for found, _ in proposed.values())]),
+        np.concatenate([NOTHING[1], *(values for _, values in proposed.values())]),
+        np.array([len(found) for found, _ in proposed.values()], dtype=np.int64),
+        np.array([getattr(wanted, name) for name in proposed], dtype=np.float32),
+    )
+    return Candidates(
+        rows,
+        dict(zip(proposed, scores, strict=True)),
+        dict(zip(proposed, ranks, strict=True)),
+        dict(zip(proposed, tops.tolist(), strict=True)),
+    )
 
 
 def alone(bundle: Bundle, who: Profile, source: str, at_least: int) -> Ranked:
@@ -182,10 +197,9 @@ def alone(bundle: Bundle, who: Profile, source: str, at_least: int) -> Ranked:
     return Ranked(rows, scores, parts, parts)
 
 
-def _resolve(bundle: Bundle, trail: Trail) -> Scored:
-    rows = bundle.items.rows(trail.items)
+def _known(rows: Rows, weights: Floats) -> Scored:
     known = rows >= 0
-    return rows[known], trail.weights[known]
+    return rows[known], weights[known]
 
 
 def _history(bundle: Bundle, user: int) -> Scored:
@@ -212,13 +226,40 @@ def _best(rows: Rows, scores: Floats, k: int) -> Scored:
 
 
 @njit(cache=True)
-def _aligned(rows: Rows, found: Rows, values: Floats, missing: int) -> tuple[Floats, Floats]:
-    """A source's scores (over its best) and ranks, spread over ascending rows."""
-    scores = np.zeros(len(rows), np.float32)
-    ranks = np.full(len(rows), missing, np.float32)
-    top = max(values[0], np.float32(1e-9)) if len(values) else np.float32(1)
-    for rank in range(len(found)):
-        at = np.searchsorted(rows, found[rank])
-        scores[at] = values[rank] / top
-        ranks[at] = rank
-    return scores, ranks
+def _merged(
+    filling: int,
+    own: Rows,
+    found: Rows,
+    values: Floats,
+    counts: NDArray[np.int64],
+    missing: Floats,
+) -> tuple[Rows, Floats, Floats, Floats]:
+    """The union of filling rows, own rows and what the sources found, one after another.
+
+    counts: rows found by each source. missing: the rank of what a source did not find. Returns the
+    rows, ascending; every source's scores over its best and its ranks [sources, rows]; its best
+    score.
+    """
+    everything = np.concatenate((np.arange(filling).astype(np.int32), own, found))
+    everything.sort()
+    n = 0
+    for k in range(len(everything)):
+        if n == 0 or everything[n - 1] != everything[k]:
+            everything[n] = everything[k]
+            n += 1
+    rows = everything[:n].copy()
+    scores = np.zeros((len(counts), n), np.float32)
+    ranks = np.empty((len(counts), n), np.float32)
+    tops = np.zeros(len(counts), np.float32)
+    start = 0
+    for source in range(len(counts)):
+        ranks[source] = missing[source]
+        if counts[source]:
+            tops[source] = values[start]
+        top = max(tops[source], np.float32(1e-9))
+        for rank in range(counts[source]):
+            at = np.searchsorted(rows, found[start + rank])
+            scores[source, at] = values[start + rank] / top
+            ranks[source, at] = rank
+        start += counts[source]
+    return rows, scores, ranks, tops

@@ -175,7 +175,7 @@ def _examples(
         candidates = retrieval.retrieve(head, who, 0)
         right = candidates.rows == head.items.rows([_wanted(sample)])[0]
         if right.any():
-            tables.append(ranking.feature_table(head, who, candidates))
+            tables.append(ranking.feature_table(head, who, candidates).T)
             labels.append(right.astype(np.int8))
             groups.append(len(right))
     if not groups:

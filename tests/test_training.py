@@ -114,11 +114,11 @@ def future_seen(moment: Sample, head: Bundle, config: Config, tail: Log) -> list
 
     one, two = table(moment.moment.session(config)), table(last)
     if one.shape != two.shape:
-        return [("candidates", float(len(one) - len(two)))]
+        return [("candidates", float(one.shape[1] - two.shape[1]))]
     return [
-        (name, float(abs(one[:, k] - two[:, k]).max()))
+        (name, float(abs(one[k] - two[k]).max()))
         for k, name in enumerate(head.facts.features)
-        if not np.array_equal(one[:, k], two[:, k])
+        if not np.array_equal(one[k], two[k])
     ]
 
 

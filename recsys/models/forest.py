@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from recsys.config import RankerConfig
 
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
 
 
@@ -21,15 +22,16 @@ Rows = NDArray[np.int32]
 class Forest:
     """All trees' nodes one after another, siblings side by side.
 
-    roots: int32 [trees]. feature: int32 [nodes]. threshold: float64 [nodes], a larger value goes
-    right. left: int32 [nodes], the left child; the right one follows it. A leaf is its own left
-    child behind an infinite threshold, so that a walk needs no question whether it has ended.
+    roots: int32 [trees]. feature: int32 [nodes]. threshold: float32 [nodes], a larger value goes
+    right: LightGBM's double rounded down, which no float32 value can tell from it.
+    left: int32 [nodes], the left child; the right one follows it. A leaf is its own left child
+    behind an infinite threshold, so that a walk needs no question whether it has ended.
     value: float64 [nodes], of leaves.
     """
 
     roots: Rows
     feature: Rows
-    threshold: Doubles
+    threshold: Floats
     left: Rows
     value: Doubles
 
@@ -37,11 +39,11 @@ class Forest:
 # LightGBM's kZeroThreshold: what is no larger counts as zero.
 ZERO = float(np.float32(1e-35))
 
-EMPTY = Forest(*(np.zeros(0, dtype=kind) for kind in ("i4", "i4", "f8", "i4", "f8")))
+EMPTY = Forest(*(np.zeros(0, dtype=kind) for kind in ("i4", "i4", "f4", "i4", "f8")))
 
 
 def fit(
-    table: NDArray[np.float32],
+    table: Floats,
     labels: NDArray[np.int8],
     groups: NDArray[np.int64],
     names: list[str],
@@ -84,19 +86,25 @@ def compiled(booster: lightgbm.Booster) -> Forest:
     return Forest(
         np.array(roots, dtype=np.int32),
         np.array(feature, dtype=np.int32),
-        np.array(threshold, dtype=np.float64),
+        _rounded_down(np.array(threshold)),
         np.array(children, dtype=np.int32),
         np.array(value, dtype=np.float64),
     )
 
 
-def scores(forest: Forest, table: NDArray[np.float32]) -> Doubles:
-    """The sum of the trees for every row, float64 [rows]."""
+def _rounded_down(values: Doubles) -> Floats:
+    """The largest float32 that is no larger."""
+    near = values.astype(np.float32)
+    return np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def scores(forest: Forest, table: Floats) -> Doubles:
+    """The sum of the trees for every candidate, float64. table: float32 [features, candidates]."""
     return _scores(forest.roots, forest.feature, forest.threshold, forest.left, forest.value, table)
 
 
 def _booster(
-    table: NDArray[np.float32],
+    table: Floats,
     labels: NDArray[np.int8],
     groups: NDArray[np.int64],
     names: list[str],
@@ -126,19 +134,19 @@ def _booster(
 def _scores(
     roots: Rows,
     feature: Rows,
-    threshold: Doubles,
+    threshold: Floats,
     left: Rows,
     value: Doubles,
-    table: NDArray[np.float32],
+    table: Floats,
 ) -> Doubles:
-    rows = len(table)
+    features, rows = table.shape
     # Rows walk four at a time, so that one waits for memory while the others move on; the last
     # few walk with rows of zeros.
-    values = np.zeros((-(-rows // 4) * 4, table.shape[1]), np.float64)
-    for row in range(rows):
-        for column in range(table.shape[1]):
-            if abs(table[row, column]) > ZERO:
-                values[row, column] = table[row, column]
+    values = np.zeros((-(-rows // 4) * 4, features), np.float32)
+    for column in range(features):
+        for row in range(rows):
+            if abs(table[column, row]) > ZERO:
+                values[row, column] = table[column, row]
     total = np.zeros(len(values), np.float64)
     for root in roots:
         for r in range(0, len(values), 4):

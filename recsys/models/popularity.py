@@ -11,21 +11,25 @@ from recsys.interactions import Sequences
 RECENT, LATE = 0.02, 0.1
 
 
+# What is known of an item by itself, column by column of `Popularity.signs`.
+SIGNS = ("popularity", "late_popularity", "recent_popularity", "rise", "age", "freshness")
+
+
 @dataclass(frozen=True)
 class Popularity:
-    """What is known of items without a visitor. All float32 [items].
+    """What is known of items without a visitor.
 
-    counts: summed event weights, descending: row order is popularity order. recent, late: events
-    in the last 2 % and 10 % of the log. first, last: where the item's first and latest session
-    stand in the log, 0 (its start) to 1 (its end). recent_order: int32, rows by recent popularity.
+    counts: float32 [items], summed event weights, descending: row order is popularity order.
+    recent: float32 [items], events in the last 2 % of the log. recent_order: int32 [items], rows by
+    that. signs: float32 [items, SIGNS]: log(1 + x) of counts and of events in the last 10 % and 2 %
+    of the log; the last less the first of these; where the item's first and latest session stand in
+    the log, 0 (its start) to 1 (its end).
     """
 
     counts: NDArray[np.float32]
     recent: NDArray[np.float32]
-    late: NDArray[np.float32]
-    first: NDArray[np.float32]
-    last: NDArray[np.float32]
     recent_order: NDArray[np.int32]
+    signs: NDArray[np.float32]
 
 
 def fit(sequences: Sequences, counts: NDArray[np.float32]) -> Popularity:
@@ -40,5 +44,7 @@ def fit(sequences: Sequences, counts: NDArray[np.float32]) -> Popularity:
         np.bincount(rows[int(len(rows) * (1 - share)) :], minlength=items).astype(np.float32)
         for share in (RECENT, LATE)
     )
+    logs = [np.log1p(x) for x in (counts, late, recent)]
+    signs = np.stack([*logs, logs[2] - logs[0], first, last], axis=1)
     order = np.lexsort((np.arange(items), -recent)).astype(np.int32)
-    return Popularity(counts, recent, late, first, last, order)
+    return Popularity(counts, recent, order, signs.astype(np.float32))

@@ -21,19 +21,23 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SessionKnn:
-    """Past sessions and where each item stands in them.
+    """Past sessions and where each item stands in them, with every weight that no query changes.
 
-    indptr: int64 [sessions + 1] into items: int32, oldest session first. idf: float32 [items].
+    indptr: int64 [sessions + 1] into items: int32, oldest session first.
     starts: int64 [items + 1] into sessions: int32, the latest sessions of each item, and
     positions: int32, the place of the item's last occurrence in each.
+    session_weights: float32 [sessions], by age and length. match_weights, vote_weights: float32
+    [items], powers of the idf of an item that is shared, and of one that is voted for.
     """
 
     indptr: NDArray[np.int64]
     items: Rows
-    idf: Floats
     starts: NDArray[np.int64]
     sessions: Rows
     positions: Rows
+    session_weights: Floats
+    match_weights: Floats
+    vote_weights: Floats
 
 
 def fit(sequences: Sequences, items: int, config: SessionKnnConfig) -> SessionKnn:
@@ -41,15 +45,22 @@ def fit(sequences: Sequences, items: int, config: SessionKnnConfig) -> SessionKn
     starts, sessions, positions, degree = _index(
         sequences.indptr, sequences.items, items, config.sessions_per_item
     )
+    lengths = np.diff(sequences.indptr)
+    count = max(1, len(lengths))
+    age = 1 - np.arange(len(lengths)) / count
     # An item in every session still says a little, as 0.1 of a nat.
-    idf = np.log(max(1, len(sequences.indptr) - 1) / np.maximum(degree, 1))
+    idf = np.maximum(np.log(count / np.maximum(degree, 1)), 0.1)
     return SessionKnn(
         indptr=sequences.indptr,
         items=sequences.items,
-        idf=np.maximum(idf, 0.1).astype(np.float32),
         starts=starts,
         sessions=sessions,
         positions=positions,
+        session_weights=(np.exp(-config.age_decay * age) / lengths**config.length_power).astype(
+            np.float32
+        ),
+        match_weights=(idf**config.match_idf).astype(np.float32),
+        vote_weights=(idf**config.vote_idf).astype(np.float32),
     )
 
 
@@ -60,19 +71,17 @@ def propose(
     return _propose(
         model.indptr,
         model.items,
-        model.idf,
         model.starts,
         model.sessions,
         model.positions,
+        model.session_weights,
+        model.match_weights,
+        model.vote_weights,
         sequence[: config.last_items],
         config.neighbours,
         config.decay,
-        config.age_decay,
         config.forward_decay,
         config.backward_decay,
-        config.match_idf,
-        config.vote_idf,
-        config.length_power,
         k,
     )
 
@@ -112,19 +121,17 @@ def _index(
 def _propose(
     indptr: NDArray[np.int64],
     items: Rows,
-    idf: Floats,
     starts: NDArray[np.int64],
     sessions: Rows,
     positions: Rows,
+    session_weights: Floats,
+    match_weights: Floats,
+    vote_weights: Floats,
     sequence: Rows,
     neighbours: int,
     decay: float,
-    age_decay: float,
     forward_decay: float,
     backward_decay: float,
-    match_idf: float,
-    vote_idf: float,
-    length_power: float,
     k: int,
 ) -> tuple[Rows, Floats]:
     total = 0
@@ -142,7 +149,7 @@ def _propose(
             repeated |= sequence[earlier] == row
         if repeated:
             continue
-        weight = np.exp(-decay * place) * idf[row] ** match_idf
+        weight = np.float32(np.exp(-decay * place)) * match_weights[row]
         for j in range(starts[row], starts[row + 1]):
             at = slot(keys, sessions[j])
             if keys[at] == -1:
@@ -153,37 +160,33 @@ def _propose(
                 matched[at] = positions[j]
             similarity[at] += weight
     used = used[:found]
-    count = len(indptr) - 1
     for entry in used:
-        s = keys[entry]
-        length = indptr[s + 1] - indptr[s]
-        similarity[entry] *= np.exp(-age_decay * (count - s) / count) / length**length_power
+        similarity[entry] *= session_weights[keys[entry]]
     nearest, near = best(used, similarity[used], neighbours)
-    size = 0
-    for at in nearest:
-        size += indptr[keys[at] + 1] - indptr[keys[at]]
+    size, longest = 0, 0
+    for entry in nearest:
+        length = int(indptr[keys[entry] + 1] - indptr[keys[entry]])
+        size += length
+        longest = max(longest, length)
+    # Weight by place after (from longest on) and before the matched item.
+    nearby = np.ones(2 * longest + 1, np.float32)
+    for away in range(1, longest):
+        nearby[longest + away] = np.exp(-forward_decay * (away - 1))
+        nearby[longest - away] = np.exp(-backward_decay * away)
     names = np.full(capacity(size), -1, np.int32)
     votes = np.zeros(len(names), np.float32)
     voted = np.empty(size, np.int32)
     n = 0
     for j in range(len(nearest)):
         s = keys[nearest[j]]
-        here = indptr[s] + matched[nearest[j]]
+        shift = longest - indptr[s] - matched[nearest[j]]
         for p in range(indptr[s], indptr[s + 1]):
-            away = p - here
-            factor = 1.0
-            if away > 0:
-                factor = np.exp(-forward_decay * (away - 1))
-            elif away < 0:
-                factor = np.exp(backward_decay * away)
             at = slot(names, items[p])
             if names[at] == -1:
                 names[at] = items[p]
                 voted[n] = at
                 n += 1
-            votes[at] += near[j] * factor
-    rows = names[voted[:n]]
-    scores = votes[voted[:n]]
-    for j in range(n):
-        scores[j] *= idf[rows[j]] ** vote_idf
-    return best(rows, scores, k)
+            votes[at] += near[j] * nearby[p + shift]
+    voted = voted[:n]
+    rows = names[voted]
+    return best(rows, votes[voted] * vote_weights[rows], k)

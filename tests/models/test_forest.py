@@ -33,7 +33,9 @@ def test_scores_equal_lightgbms_to_1e_9() -> None:
     splits = compiled.threshold[compiled.feature >= 0].astype(np.float32)
     fresh[:500] = rng.choice(splits, (500, 6))
     theirs = booster.predict(fresh.astype(np.float64))
-    np.testing.assert_allclose(forest.scores(compiled, fresh), theirs, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        forest.scores(compiled, np.ascontiguousarray(fresh.T)), theirs, rtol=0, atol=1e-9
+    )
 
 
 def test_it_learns_what_ranks() -> None:
@@ -44,7 +46,7 @@ def test_it_learns_what_ranks() -> None:
     assert len(ticks) == CONFIG.trees
     assert max(gain, key=lambda name: gain[name]) == "f0"
     table, labels, groups = data(3)
-    scores = forest.scores(model, table)
+    scores = forest.scores(model, np.ascontiguousarray(table.T))
     start, right = 0, 0
     for size in groups:
         right += int(labels[start + scores[start : start + size].argmax()])
