@@ -1,8 +1,10 @@
 """Interactions: a log folded into weighted matrices, and the map from ids to int32 rows."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -13,6 +15,12 @@ from recsys.config import EventsConfig
 from recsys.events import MIN_WEIGHT, InputError
 
 Rows = NDArray[np.int32]
+
+# Ids and rows looked up lately that are remembered: visitors and lists name the same ones again.
+REMEMBERED = 50_000
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,26 @@ class IdMap:
 
     def rows(self, ids: Sequence[str]) -> Rows:
         """The row of each id, -1 where it is unknown."""
-        found = np.full(len(ids), -1, dtype=np.int32)
-        if not ids or not len(self):
-            return found
+        return np.array(_recall(self._rows_of, ids, self._look_up), dtype=np.int32)
+
+    def ids(self, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
+        """The external id of each row."""
+        return _recall(self._ids_of, np.asarray(rows).tolist(), self._read)
+
+    # Empty at first, so that a map costs nothing to load.
+    @cached_property
+    def _rows_of(self) -> dict[str, int]:
+        return {}
+
+    @cached_property
+    def _ids_of(self) -> dict[int, str]:
+        return {}
+
+    def _read(self, rows: list[int]) -> list[str]:
+        return [self._bytes(row).decode() for row in rows]
+
+    def _look_up(self, ids: list[str]) -> list[int]:
+        found = [-1] * len(ids)
         encoded = [i.encode("utf-8", "surrogatepass") for i in ids]
         wanted = np.frombuffer(b"".join(map(_digest, encoded)), dtype=np.uint64)
         first = np.searchsorted(self.hashes, wanted)
@@ -65,10 +90,6 @@ class IdMap:
                     break
                 at += 1
         return found
-
-    def ids(self, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """The external id of each row."""
-        return [self._bytes(int(row)).decode() for row in rows]
 
     def _bytes(self, row: int) -> bytes:
         return self.text[self.offsets[row] : self.offsets[row + 1]].tobytes()
@@ -169,6 +190,25 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         sessions=frame["session_id"].n_unique(),
         repeat_purchase_rate=_repeat_purchase_rate(coded),
     )
+
+
+def _recall(
+    memory: dict[Key, Value], keys: Sequence[Key], look_up: Callable[[list[Key]], list[Value]]
+) -> list[Value]:
+    """The value of each key: from memory, or looked up (all that lack one at once) and kept there.
+
+    A full memory is emptied rather than sorted by age: what is in use is soon back.
+    """
+    found = [memory.get(key) for key in keys]
+    if None not in found:
+        return found  # type: ignore[return-value]  # no None among them
+    lacking = [key for key, value in zip(keys, found, strict=True) if value is None]
+    new = dict(zip(lacking, look_up(lacking), strict=True))
+    if len(memory) + len(new) > REMEMBERED:
+        memory.clear()
+    if len(new) <= REMEMBERED:
+        memory.update(new)
+    return [new[k] if value is None else value for k, value in zip(keys, found, strict=True)]
 
 
 def _digest(encoded: bytes) -> bytes:

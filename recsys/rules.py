@@ -1,5 +1,7 @@
 """Rules: which items may not stand in a list, whatever their score."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,24 +17,35 @@ def excluded(
     user: int,
     named: tuple[str, ...],
 ) -> NDArray[np.int32]:
-    """Item rows that are out: named in the request, rejected, bought, or out by the placement."""
+    """Rows that are out, ascending: named in the request, refused, bought, or by the placement."""
     # What was refused in an earlier session is out unless this one came back to it.
-    out = set(named) | session.current.rejected
+    out = {*named, *session.current.rejected}
     out.update(session.past.rejected.difference(session.current.types))
-    out.update(item for item in session.current.types if taken_out(session, item, placement))
-    always = placement.exclude_bought == "always"
-    if always or (placement.exclude_bought == "auto" and bundle.facts.exclude_bought):
+    out.update(_taken_out(session, placement))
+    leaves_out_bought = placement.exclude_bought == "always" or (
+        placement.exclude_bought == "auto" and bundle.facts.exclude_bought
+    )
+    if leaves_out_bought:
         held = (session.past.types, session.current.types)
         out.update(item for types in held for item in types if "purchase" in types[item])
+    # Plain sets: they are small, and numpy's would cost more than all the rest.
+    rows = set(bundle.items.rows(list(out)).tolist())
+    if leaves_out_bought and user >= 0:
         entries = bundle.history.of(user)
-        bought = bundle.history.items[entries][bundle.history.bought[entries]]
-    else:
-        bought = np.zeros(0, dtype=np.int32)
-    rows = bundle.items.rows(sorted(out))
-    return np.unique(np.concatenate([rows[rows >= 0], bought]))
+        rows.update(bundle.history.items[entries][bundle.history.bought[entries]].tolist())
+    rows.discard(-1)
+    return np.array(sorted(rows), dtype=np.int32)
 
 
 def taken_out(session: Session, item: str, placement: Placement) -> bool:
     """Whether a placement excludes an item for what happened to it in the current session."""
     types = session.current.types[item]
     return "any" in placement.exclude or not types.isdisjoint(placement.exclude)
+
+
+def _taken_out(session: Session, placement: Placement) -> Iterable[str]:
+    """All items of which that is true; on the hot path, so without a call for each."""
+    if "any" in placement.exclude:
+        return session.current.types
+    exclude = placement.exclude
+    return [item for item, types in session.current.types.items() if not types.isdisjoint(exclude)]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys import interactions
 from recsys.config import EventsConfig
 from recsys.events import Event
 from recsys.interactions import IdMap, NoInteractionsError, fold
@@ -27,6 +28,23 @@ def test_id_map_tells_ids_of_equal_hash_apart() -> None:
     clash = IdMap(mapping.text, mapping.offsets, np.repeat(mapping.hashes[:1], 2), mapping.order)
     known = mapping.ids(mapping.order[:1])[0]
     assert clash.rows([known]).tolist() == mapping.rows([known]).tolist()
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([f"i{k}" for k in range(9)]), max_size=12), max_size=8),
+)
+def test_id_map_remembers_little_and_forgets_nothing(questions: list[list[str]]) -> None:
+    """With room for four ids and rows in memory every answer is still right, strangers' too."""
+    mapping = IdMap.from_ids([f"i{k}" for k in range(6)])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(interactions, "REMEMBERED", 4)
+        for ids in questions:
+            right = [int(i[1:]) if int(i[1:]) < 6 else -1 for i in ids]
+            assert mapping.rows(ids).tolist() == right
+            known = [row for row in right if row >= 0]
+            assert mapping.ids(known) == [f"i{row}" for row in known]
+    assert len(mapping._rows_of) <= 4
+    assert len(mapping._ids_of) <= 4
 
 
 def test_matrices_hold_weights_by_visitor_and_presence_by_session() -> None:
