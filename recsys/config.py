@@ -184,17 +184,29 @@ class RankerConfig:
 
 @dataclass(frozen=True)
 class Placement:
-    """A named kind of list."""
+    """A named kind of list. Those that every configuration has, and what a shop expects of them:
+
+    ``default``: what this visitor may want now, on any page. What was looked at may come again, as
+    a fifth to a third of next clicks do; what is in the cart or bought may not.
+    ``continue``: where the visitor left off. Everything may come again, whatever was done to it.
+    ``discover``: what is new to the visitor. Nothing of this session, nothing bought before.
+
+    What was refused (``remove``, ``dislike``) is out of all of them.
+    """
 
     # Event types that take an item out while they stand in the current session; "any" for all.
     exclude: tuple[str, ...] = ("cart", "purchase")
     # Items a known user bought in earlier sessions are out: "always", "never", or "auto": decided
     # in training, "never" where people buy the same things again.
     exclude_bought: Literal["auto", "always", "never"] = "auto"
-    # Sources that may propose candidates, of those that [retrieval] has on; empty: all of them.
+    # Sources that may propose candidates, of those that [retrieval] has on; empty: all of them, as
+    # the ranker has learned to weigh them.
     sources: tuple[str, ...] = ()
     # "auto": the ranker where it applies, else the blend; "blend"; or one source, in its own order.
     ranking: str = "auto"
+    # How much a list's items are to differ from each other, from 0 (by score alone) to 1; see
+    # recsys.selection. A request may ask for another. It costs hits, so whoever wants it says so.
+    diversity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -240,6 +252,10 @@ class Config:
             _check_names(f"{where}.sources", "source", placement.sources, sources)
             rankings = ["auto", "blend", *sources]
             _check_names(f"{where}.ranking", "ranking", (placement.ranking,), rankings)
+            if not 0 <= placement.diversity <= 1:
+                raise ConfigError(
+                    f"{where}.diversity: must be from 0 to 1, got {placement.diversity}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

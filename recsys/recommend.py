@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recsys import blend, ranking, retrieval, rules
+from recsys import blend, ranking, retrieval, rules, selection
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
@@ -22,12 +21,17 @@ class UnknownPlacementError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for. ``item_id``: the item on the page, an anchor that is never returned."""
+    """What is asked for.
+
+    item_id: the item on the page, an anchor that is never returned. diversity: 0 (by score alone)
+    to 1 (as unlike as possible), ``None`` for the placement's own.
+    """
 
     n: int = 20
     placement: str = "default"
     item_id: str | None = None
     exclude: tuple[str, ...] = ()
+    diversity: float | None = None
     explain: bool = False
 
 
@@ -35,7 +39,8 @@ class Request:
 class Recommendation:
     """The answer: external ids, best first.
 
-    scores: descending. reasons: the source that speaks most for each item. tier: how the answer
+    scores: the ranking's own, descending; where diversity changed the order, in that order, so that
+    they need not descend. reasons: the source that speaks most for each item. tier: how the answer
     was made: ``ranker``, ``session`` (the blend), ``batch`` or ``popular``. timings: microseconds
     per stage. features: with ``explain``, what each item's score was made from.
     """
@@ -52,20 +57,24 @@ class Recommendation:
 def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendation:
     """Rank what a bundle holds for what a session shows. Pure: no clock, no I/O.
 
-    Fewer than n items come back only when fewer may be shown. Raises UnknownPlacementError.
+    Fewer than n items come back only when fewer may be shown. Raises UnknownPlacementError, and
+    InputError for a diversity that is none.
     """
     placement = placement_of(bundle.config, request.placement)
+    diversity = _diversity(placement, request)
+    depth = selection.window(request.n) if diversity else request.n
     clock = _Stopwatch()
     who = retrieval.profile(bundle, session, request.item_id)
     clock.lap("fold_in")
     named = (*request.exclude, request.item_id) if request.item_id else request.exclude
     out = rules.excluded(bundle, session, placement, who.user, named)
     clock.lap("rules")
-    ranked = _ranked(bundle, who, placement, request.n + len(out))
+    ranked = _ranked(bundle, who, placement, depth + len(out))
     clock.lap("rank")
-    allowed = np.flatnonzero(~np.isin(ranked.rows, out))
-    # Rows ascend by popularity, so a stable sort breaks ties by popularity.
-    best = allowed[np.argsort(-ranked.scores[allowed], kind="stable")[: request.n]]
+    # Rows ascend by popularity, so ties go to the more popular.
+    best = selection.best(ranked.rows, ranked.scores, out, depth)
+    if diversity:
+        best = best[_diverse(bundle, ranked, best, diversity, request.n)]
     answer = Recommendation(
         item_ids=bundle.items.ids(ranked.rows[best]),
         scores=ranked.scores[best].tolist(),
@@ -112,21 +121,42 @@ def _uses_ranker(bundle: Bundle, who: retrieval.Profile, placement: Placement) -
     return placement.ranking == "auto" and ranking.uses_ranker(bundle, who)
 
 
+def _diversity(placement: Placement, request: Request) -> float:
+    """The request's wish, else the placement's."""
+    if request.diversity is None:
+        return placement.diversity
+    if not 0 <= request.diversity <= 1:
+        raise InputError(f"diversity: must be from 0 to 1, got {request.diversity!r}")
+    return request.diversity
+
+
+def _diverse(
+    bundle: Bundle, ranked: retrieval.Ranked, best: selection.Places, diversity: float, n: int
+) -> selection.Places:
+    """Places in ``best``: items are alike as the session embedding sees it, else ALS or BPR."""
+    vectors = bundle.session_embedding.item_vectors
+    if not len(vectors):
+        vectors = bundle.embedding.item_factors
+    return selection.diverse(ranked.scores[best], vectors[ranked.rows[best]], diversity, n)
+
+
 def _tier(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> str:
     if who.fresh:
         return "ranker" if _uses_ranker(bundle, who, placement) else "session"
     return "batch" if len(who.past[0]) else "popular"
 
 
-def _reasons(parts: Mapping[str, retrieval.Floats], best: NDArray[np.intp]) -> list[str]:
-    """The part that is highest for each item."""
+def _reasons(parts: Mapping[str, retrieval.Floats], best: selection.Places) -> list[str]:
+    """The part that is highest for each item; where no source proposed, it is popularity."""
+    if not parts:
+        return ["popular"] * len(best)
     names = list(parts)
-    highest = np.stack([part[best] for part in parts.values()]).argmax(axis=0)
-    return [names[k] for k in highest]
+    highest = np.array([part[best] for part in parts.values()]).argmax(axis=0)
+    return [names[k] for k in highest.tolist()]
 
 
 def _explained(
-    made_of: Mapping[str, retrieval.Floats], best: NDArray[np.intp]
+    made_of: Mapping[str, retrieval.Floats], best: selection.Places
 ) -> list[dict[str, float]]:
     columns = [part[best].tolist() for part in made_of.values()]
     return [dict(zip(made_of, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -53,6 +53,8 @@ def test_a_configuration_survives_the_bundle() -> None:
             {"placements": {"p": {"ranking": "bland"}}},
             "p.ranking: unknown ranking 'bland'; did you",
         ),
+        ({"placements": {"p": {"diversity": 1.5}}}, "p.diversity: must be from 0 to 1, got 1.5"),
+        ({"placements": {"p": {"diversity": -1}}}, "p.diversity: must not be negative, got -1"),
         ({"placements": []}, "placements: expected tables, got []"),
         ({"embedding": 3}, "embedding: expected a table, got 3"),
         ({"events": {"default_type": "gaze"}}, "events.default_type: no weight for 'gaze'"),

@@ -17,7 +17,7 @@ ORDER = [
     *("models.transitions", "models.session_knn", "models.session_embedding"),
     *("models.popularity", "models.forest"),
     "bundle",
-    *("retrieval", "blend", "ranking", "rules"),
+    *("retrieval", "blend", "ranking", "rules", "selection"),
     "recommend",
     *("embedded", "store", "registry"),
     *("evaluation.split", "evaluation.replay", "training", "evaluation.evaluate"),

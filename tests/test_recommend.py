@@ -1,18 +1,20 @@
 """The one prediction function."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
 from recsys import retrieval
 from recsys.bundle import Bundle
-from recsys.config import Placement
-from recsys.events import Event
+from recsys.config import Config, Placement
+from recsys.events import Event, InputError
 from recsys.recommend import Request, UnknownPlacementError, recommend, similar
 from recsys.session import Session
 from recsys.training import train
 from tests.synthetic import checkerboard, log_frame, small_config
+from tests.test_training import RANKED, circle
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +199,128 @@ def test_a_placement_may_be_one_source_in_its_own_order(source: str) -> None:
     assert answer.item_ids[: len(proposed)] == bundle.items.ids(proposed)
     assert len(answer.item_ids) == 12
     assert set(answer.reasons) == {source}
+
+
+@pytest.fixture(scope="module")
+def ranked() -> Bundle:
+    return train(circle(), small_config(**RANKED))
+
+
+@pytest.fixture(params=["blend", "ranker"])
+def either(request: pytest.FixtureRequest) -> Bundle:
+    """A bundle whose lists the blend ranks, and one whose lists a forest ranks."""
+    name = "bundle" if request.param == "blend" else "ranked"
+    found: Bundle = request.getfixturevalue(name)
+    assert bool(len(found.forest.roots)) == (request.param == "ranker")
+    return found
+
+
+PLACEMENTS = list(Config().placements)
+EVERY_WAY = [(name, diversity) for name in PLACEMENTS for diversity in (None, 0.7)]
+
+
+@pytest.mark.parametrize(("placement", "diversity"), EVERY_WAY)
+def test_nothing_known_of_a_session_is_no_session(
+    either: Bundle, placement: str, diversity: float | None
+) -> None:
+    """Unknown items and unknown anchors leave a full list, the one a stranger gets."""
+    wanted = Request(n=6, placement=placement, diversity=diversity)
+    stranger = recommend(either, Session(), wanted)
+    assert len(stranger.item_ids) == 6
+    for session in (Session(), session_of("new", "newer")):
+        answer = recommend(either, session, dataclasses.replace(wanted, item_id="newest"))
+        assert answer == dataclasses.replace(stranger, timings=answer.timings)
+
+
+@pytest.mark.parametrize(("placement", "diversity"), EVERY_WAY)
+def test_more_than_there_is_gives_all_that_may_be_shown(
+    either: Bundle, placement: str, diversity: float | None
+) -> None:
+    """n beyond the catalogue gives each item once, less what the placement takes out."""
+    session = session_of("i2", "i4")
+    wanted = Request(n=1000, placement=placement, diversity=diversity, item_id="i6")
+    answer = recommend(either, session, wanted)
+    out = {"i6"} | ({"i2", "i4"} if placement in ("discover", "basket") else set())
+    assert sorted(answer.item_ids) == sorted(set(either.items.ids(range(len(either.items)))) - out)
+    assert np.isfinite(answer.scores).all()
+
+
+@pytest.mark.parametrize(("placement", "diversity"), EVERY_WAY)
+def test_with_everything_out_the_list_is_empty(
+    either: Bundle, placement: str, diversity: float | None
+) -> None:
+    """An empty list is an answer, with its tier and no error."""
+    everything = tuple(either.items.ids(range(len(either.items))))
+    wanted = Request(placement=placement, diversity=diversity, exclude=everything, explain=True)
+    for session in (Session(), session_of("i2", "new")):
+        answer = recommend(either, session, wanted)
+        assert (answer.item_ids, answer.scores, answer.reasons) == ([], [], [])
+
+
+def alike(bundle: Bundle, items: list[str]) -> float:
+    """Mean cosine of the pairs in a list."""
+    vectors = bundle.session_embedding.item_vectors
+    if not len(vectors):
+        vectors = bundle.embedding.item_factors
+    chosen = vectors[bundle.items.rows(items)].astype(float)
+    chosen /= np.linalg.norm(chosen, axis=1, keepdims=True)
+    return float(np.mean((chosen @ chosen.T)[np.triu_indices(len(items), 1)]))
+
+
+def test_diversity_makes_lists_less_alike(either: Bundle) -> None:
+    """Each step leaves lists on average no more alike, and the last much less than the first."""
+    steps = [
+        np.mean(
+            [
+                alike(either, recommend(either, session_of(f"i{k}"), wanted).item_ids)
+                for k in range(12)
+            ]
+        )
+        for wanted in (Request(n=4, diversity=d) for d in (0.0, 0.25, 0.5, 0.75, 1.0))
+    ]
+    assert all(later <= before + 1e-6 for before, later in itertools.pairwise(steps)), steps
+    assert steps[-1] < steps[0] - 0.05
+
+
+def test_a_diverse_list_keeps_the_rankings_own_scores(either: Bundle) -> None:
+    """Items move, the best stays first, and each brings the score that it has without."""
+    session = session_of("i2", "i3")
+    everything = recommend(either, session, Request(n=1000))
+    own = dict(zip(everything.item_ids, everything.scores, strict=True))
+    diverse = recommend(either, session, Request(n=6, diversity=0.8))
+    assert diverse.item_ids != everything.item_ids[:6]
+    assert diverse.item_ids[0] == everything.item_ids[0]
+    assert diverse.scores == pytest.approx([own[item] for item in diverse.item_ids])
+
+
+def test_a_request_overrides_its_placements_diversity(bundle: Bundle) -> None:
+    """The placement's diversity holds where the request names none; 0 is a wish too."""
+    varied = {**bundle.config.placements, "varied": Placement(diversity=0.8)}
+    config = dataclasses.replace(bundle.config, placements=varied)
+    chosen = dataclasses.replace(bundle, config=config)
+
+    def shown(placement: str, diversity: float | None) -> list[str]:
+        wanted = Request(n=6, placement=placement, diversity=diversity)
+        return recommend(chosen, session_of("i2", "i3"), wanted).item_ids
+
+    assert shown("varied", None) == shown("default", 0.8) != shown("default", None)
+    assert shown("varied", 0.0) == shown("default", None)
+    assert shown("varied", 0.3) == shown("default", 0.3)
+
+
+@pytest.mark.parametrize("diversity", [-0.1, 1.1, float("nan")])
+def test_a_diversity_beyond_its_bounds_is_refused(bundle: Bundle, diversity: float) -> None:
+    """The error names the field, its bounds and what was given."""
+    with pytest.raises(InputError, match="diversity: must be from 0 to 1, got"):
+        recommend(bundle, Session(), Request(diversity=diversity))
+
+
+def test_a_list_without_any_source_is_the_popular_one(ranked: Bundle) -> None:
+    """A placement whose sources are all off still answers, and names popularity as the reason."""
+    retrieval_off = dataclasses.replace(ranked.config.retrieval, recent=0)
+    placements = {"bare": Placement(exclude=(), sources=("recent",))}
+    config = dataclasses.replace(ranked.config, retrieval=retrieval_off, placements=placements)
+    bare = dataclasses.replace(ranked, config=config)
+    answer = recommend(bare, session_of("i2"), Request(n=5, placement="bare"))
+    assert len(answer.item_ids) == 5
+    assert set(answer.reasons) == {"popular"}
