@@ -190,6 +190,8 @@ class Placement:
     a fifth to a third of next clicks do; what is in the cart or bought may not.
     ``continue``: where the visitor left off. Everything may come again, whatever was done to it.
     ``discover``: what is new to the visitor. Nothing of this session, nothing bought before.
+    ``basket``: what goes with the session, on a cart's or an item's page. Nothing that is already
+    in the session, but what was bought before, as milk is bought again.
 
     What was refused (``remove``, ``dislike``) is out of all of them.
     """
@@ -240,6 +242,7 @@ class Config:
             "default": Placement(),
             "continue": Placement(exclude=(), exclude_bought="never"),
             "discover": Placement(exclude=("any",), exclude_bought="always"),
+            "basket": Placement(exclude=("any",), exclude_bought="never"),
         }
     )
 
@@ -286,8 +289,13 @@ def config_from_dict(data: dict[str, Any]) -> Config:
     if placements is not None:
         if not isinstance(placements, dict):
             raise ConfigError(f"placements: expected tables, got {placements!r}")
-        named = {n: _build(Placement, p, f"placements.{n}.") for n, p in placements.items()}
-        config = dataclasses.replace(config, placements={**config.placements, **named})
+        named = dict(config.placements)
+        for name, table in placements.items():
+            if name in named and isinstance(table, dict):
+                # What a table is silent about stays as it is in the placement of that name.
+                table = {**dataclasses.asdict(named[name]), **table}
+            named[name] = _build(Placement, table, f"placements.{name}.")
+        config = dataclasses.replace(config, placements=named)
     return config
 
 
@@ -337,7 +345,7 @@ def _check(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a table, got {value!r}")
         return {k: _check(get_args(kind)[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and type(value) is int:
-        return float(value)
+        value = float(value)
     if type(value) is not kind:
         raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
     if kind is float and not math.isfinite(value):

@@ -1,10 +1,11 @@
 """Reading recsys.toml."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from recsys.config import Config, ConfigError, config_from_dict, load_config
+from recsys.config import Config, ConfigError, Placement, config_from_dict, load_config
 
 
 def test_defaults_need_no_file() -> None:
@@ -17,14 +18,16 @@ def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
     path = tmp_path / "recsys.toml"
     path.write_text(
         "[embedding]\nembedding_size = 32\nreg = 3\n[events.weights]\nlook = 0.5\n"
-        '[placements.basket]\nexclude = ["any"]\n'
+        '[placements.page]\nexclude = ["any"]\n[placements.discover]\ndiversity = 0.4\n'
     )
     config = load_config(path)
     assert config.embedding.embedding_size == 32
     assert config.embedding.reg == 3.0
     assert config.events.weights["look"] == 0.5
     assert config.events.weights["view"] == 1.0
-    assert config.placements["basket"].exclude == ("any",)
+    assert config.placements["page"] == Placement(exclude=("any",))
+    usual = Config().placements["discover"]
+    assert config.placements["discover"] == dataclasses.replace(usual, diversity=0.4)
     assert "default" in config.placements
 
 
@@ -54,8 +57,9 @@ def test_a_configuration_survives_the_bundle() -> None:
             "p.ranking: unknown ranking 'bland'; did you",
         ),
         ({"placements": {"p": {"diversity": 1.5}}}, "p.diversity: must be from 0 to 1, got 1.5"),
-        ({"placements": {"p": {"diversity": -1}}}, "p.diversity: must not be negative, got -1"),
+        ({"placements": {"p": {"diversity": -1}}}, "p.diversity: must not be negative, got -1.0"),
         ({"placements": []}, "placements: expected tables, got []"),
+        ({"placements": {"basket": 3}}, "placements.basket: expected a table, got 3"),
         ({"embedding": 3}, "embedding: expected a table, got 3"),
         ({"events": {"default_type": "gaze"}}, "events.default_type: no weight for 'gaze'"),
         ({"placements": {"p": {"exclude": "cart"}}}, "placements.p.exclude: expected a list"),
