@@ -257,6 +257,42 @@ def test_with_everything_out_the_list_is_empty(
         assert (answer.item_ids, answer.scores, answer.reasons) == ([], [], [])
 
 
+def test_a_basket_is_completed(bundle: Bundle, ranked: Bundle) -> None:
+    """`basket` gives what goes with the session and the item shown, and neither of them."""
+    basket = session_of("i2", type_="cart")
+    for anchor in (None, "i4"):
+        answer = recommend(bundle, basket, Request(n=4, placement="basket", item_id=anchor))
+        assert sides(answer.item_ids) == {0}
+        assert not {"i2", anchor} & set(answer.item_ids)
+    onwards = recommend(ranked, basket, Request(n=2, placement="basket", item_id="i3"))
+    assert onwards.item_ids[0] == "i4"
+    assert not {"i2", "i3"} & set(onwards.item_ids)
+
+
+def test_an_items_page_needs_no_session_for_its_basket(bundle: Bundle, ranked: Bundle) -> None:
+    """The item on the page alone says what goes with it."""
+    wanted = Request(n=4, placement="basket", item_id="i3")
+    answer = recommend(bundle, Session(), wanted)
+    assert (answer.tier, sides(answer.item_ids)) == ("session", {1})
+    answer = recommend(ranked, Session(), wanted)
+    assert (answer.tier, answer.item_ids[0]) == ("ranker", "i4")
+    assert "i3" not in answer.item_ids
+
+
+def test_what_was_bought_before_goes_with_a_basket() -> None:
+    """Where nobody buys twice `default` leaves out what was bought; `basket` may show it."""
+    bought = {"session_id": "x", "user_id": "u", "item_id": "b", "type": "purchase"}
+    views = [{"session_id": s, "item_id": i} for s in "pqr" for i in "abc"]
+    bundle = train(log_frame([bought, *views]), small_config())
+
+    def shown(placement: str) -> set[str]:
+        session = session_of("a", type_="cart", user="u")
+        return set(recommend(bundle, session, Request(n=9, placement=placement)).item_ids)
+
+    assert shown("default") == {"c"}
+    assert shown("basket") == {"b", "c"}
+
+
 def alike(bundle: Bundle, items: list[str]) -> float:
     """Mean cosine of the pairs in a list."""
     vectors = bundle.session_embedding.item_vectors
