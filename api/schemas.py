@@ -23,6 +23,13 @@ MAX_EXCLUDED = 10_000  # items named in one request
 MAX_VERSION = 2**53  # beyond it JSON numbers are not exact
 
 STRICT = ConfigDict(extra="forbid", strict=True)
+PLACEMENTS = (
+    "the kind of list. `default`: what the visitor may want now, without what is in the cart or "
+    "bought. `continue`: where the visitor left off, everything may come again. `discover`: what "
+    "is new, without all of this session and all bought before. `basket`: what goes with the "
+    "session or with `item_id`, without all of this session. The bundle's configuration may hold "
+    "others and change these; an unknown name is refused with the list of those there are"
+)
 NOT_YET = "not available yet: refused until there is a catalogue"
 
 
@@ -132,7 +139,7 @@ class RecommendIn(BaseModel):
     session_id: Id | None = Field(None, examples=["s-7f3a"])
     user_id: Id | None = Field(None, examples=["2375"])
     n: int = Field(20, ge=1, le=MAX_N, description="items wanted", examples=[10])
-    placement: str = Field("default", description="a configured kind of list", examples=["default"])
+    placement: str = Field("default", description=PLACEMENTS, examples=["basket"])
     item_id: Id | None = Field(
         None, description="the item on the page; never returned", examples=["1082185"]
     )
@@ -141,7 +148,14 @@ class RecommendIn(BaseModel):
         default_factory=list, max_length=MAX_EXCLUDED, description="items not to return"
     )
     boost: Later = Field(None, description=NOT_YET, examples=[{"in_stock": True}])
-    diversity: Later = Field(None, description=NOT_YET, examples=[0.3])
+    diversity: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="how much items are to differ from each other, from 0 (by score alone) to 1; "
+        "default: the placement's own, 0 unless configured",
+        examples=[0.3],
+    )
     min_session_version: int | None = Field(
         None, ge=0, le=MAX_VERSION, description="never answer from an older state", examples=[3]
     )
@@ -164,7 +178,7 @@ class IdentifyIn(BaseModel):
 
 class RecommendedItem(BaseModel):
     item_id: str
-    score: float
+    score: float = Field(description="of the ranking; with `diversity` scores need not descend")
     rank: int = Field(description="from 1")
     reason: str = Field(description="the source that speaks most for the item")
     features: dict[str, float] | None = Field(None, description="with `explain`")

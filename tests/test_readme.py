@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from recsys.cli import main
+from recsys.config import Config
 from tests.synthetic import checkerboard
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +49,12 @@ def test_the_files_named_exist() -> None:
     named += re.findall(r"\]\(([\w./]+)\)", README)
     assert named
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_every_placement_is_explained() -> None:
+    """The table has a row for each placement that is there from the start, and for no other."""
+    rows = re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)
+    assert rows == list(Config().placements)
 
 
 def test_your_own_log_in_three_commands(log: Path) -> None:

@@ -94,6 +94,7 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
                 placement=wanted.placement,
                 item_id=wanted.item_id,
                 exclude=tuple(wanted.exclude),
+                diversity=wanted.diversity,
                 explain=wanted.explain,
             ),
         )

@@ -15,6 +15,7 @@ import pytest
 
 from api.settings import Settings
 from recsys.bundle import Bundle
+from recsys.config import Config
 from recsys.embedded import EmbeddedRedis
 from recsys.recommend import Request, recommend, similar
 from recsys.registry import Registry
@@ -102,6 +103,47 @@ async def test_get_is_the_same(api: Served) -> None:
     assert got == posted
 
 
+async def test_a_list_may_be_diverse(api: Served) -> None:
+    """diversity reaches the list, by POST and by GET alike; 0 is the list without it."""
+    await api.click("i2", "i3")
+    plain = items(await ask(api, session_id="s", n=6))
+    assert items(await ask(api, session_id="s", n=6, diversity=0)) == plain
+    diverse = items(await ask(api, session_id="s", n=6, diversity=0.8))
+    assert diverse != plain
+    query = {"session_id": "s", "n": "6", "diversity": "0.8"}
+    assert items((await api.client.get("/v1/recommendations", params=query)).json()) == diverse
+
+
+async def test_every_placement_keeps_its_word(api: Served) -> None:
+    """Items of the session come again where the placement says so, refused ones never."""
+    for kind, item in (("view", "i2"), ("cart", "i4"), ("purchase", "i6"), ("dislike", "i8")):
+        event = {"type": kind, "session_id": "s", "item_id": item}
+        await api.post("/v1/events", {"events": [event]})
+    touched = {"i2", "i4", "i6", "i8"}
+    shown = {
+        placement: touched & set(items(await ask(api, session_id="s", placement=placement)))
+        for placement in Config().placements
+    }
+    assert shown == {
+        "default": {"i2"},
+        "continue": {"i2", "i4", "i6"},
+        "discover": set(),
+        "basket": set(),
+    }
+
+
+async def test_the_description_names_every_placement(api: Served) -> None:
+    """OpenAPI says what each placement that is there from the start is for."""
+    document = (await api.client.get("/openapi.json")).json()
+    fields = document["components"]["schemas"]["RecommendIn"]["properties"]
+    for placement in Config().placements:
+        assert f"`{placement}`: " in fields["placement"]["description"]
+    assert "diversity" in {
+        parameter["name"]
+        for parameter in document["paths"]["/v1/recommendations"]["get"]["parameters"]
+    }
+
+
 async def test_timings_on_request(api: Served) -> None:
     """Microseconds per stage come when asked for, and only then."""
     assert "timings" not in await ask(api, session_id="s")
@@ -136,7 +178,10 @@ async def test_an_older_state_is_never_answered(api: Served, problem: Check) -> 
         ({"placement": "defualt"}, "placement", "did you mean 'default'?"),
         ({"filter": {"category": "x"}}, "filter", "not available yet"),
         ({"boost": {"a": 1}}, "boost", "not available yet"),
-        ({"diversity": 0.5}, "diversity", "not available yet"),
+        ({"diversity": 1.5}, "diversity", "less than or equal to 1"),
+        ({"diversity": -0.1}, "diversity", "greater than or equal to 0"),
+        ({"diversity": "0.5"}, "diversity", "valid number"),
+        ({"diversity": True}, "diversity", "valid number"),
     ],
 )
 async def test_a_bad_field_is_named(
@@ -150,7 +195,9 @@ async def test_a_bad_field_is_named(
 
 async def test_a_bad_query_is_named(api: Served, problem: Check) -> None:
     """GET refuses what POST refuses."""
-    for query, field in (("n=0", "n"), ("n=x", "n"), ("sesion_id=s", "sesion_id")):
+    bad = {"n=0": "n", "n=x": "n", "sesion_id=s": "sesion_id", "placement=baskt": "placement"}
+    diverse = ("diversity=2", "diversity=nan", "diversity=-inf", "diversity=some")
+    for query, field in {**bad, **dict.fromkeys(diverse, "diversity")}.items():
         response = await api.client.get(f"/v1/recommendations?{query}")
         assert problem(response, 422)["errors"][0]["field"] == field
 
