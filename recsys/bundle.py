@@ -26,7 +26,7 @@ from recsys.models.session_embedding import SessionEmbedding
 from recsys.models.session_knn import SessionKnn
 from recsys.models.transitions import Transitions
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"
@@ -45,7 +45,8 @@ class Facts:
     cutoff: Unix seconds of the last training event; nothing later may have reached the bundle.
     clock: "time" or "rows". counts: events, users, items, sessions. metrics: measured at build.
     exclude_bought: what the placements' "auto" came to. ranker: which ranking was trained and why.
-    features: what the forest was trained on, in order, with its share of the gain.
+    features: what the forest was trained on, in order, with its share of the gain. openings: how
+    many of the requests it learned from were of a known user with no session yet.
     """
 
     cutoff: float
@@ -55,6 +56,7 @@ class Facts:
     exclude_bought: bool
     ranker: str
     features: dict[str, float]
+    openings: int = 0
 
 
 @dataclass(frozen=True)

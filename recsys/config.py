@@ -93,14 +93,14 @@ class TransitionsConfig:
 @dataclass(frozen=True)
 class SessionKnnConfig:
     sessions_per_item: int = 1000  # the most recent ones are indexed
-    neighbours: int = 500  # sessions that vote
+    neighbours: int = 300  # sessions that vote
     last_items: int = 10  # of the session, that look for neighbours
     decay: float = 0.6  # exponent per event back in the session
     age_decay: float = 1.0  # exponent over the share of sessions after the neighbour
     forward_decay: float = 0.2  # exponent per place after the matched item in the neighbour ...
     backward_decay: float = 0.2  # ... and before it
-    match_idf: float = 1.0  # power of a shared item's idf in the similarity
-    vote_idf: float = 0.5  # power of the voted item's idf
+    match_idf: float = 1.5  # power of a shared item's idf in the similarity
+    vote_idf: float = 0.7  # power of the voted item's idf
     length_power: float = 0.25  # of the neighbour's length, dividing its similarity
 
 
@@ -173,6 +173,10 @@ class RankerConfig:
     """Gradient-boosted trees over the feature table; see `recsys.models.forest`."""
 
     enabled: bool = True
+    # What a list is to hold: the item touched next, or all that is still to come in the session.
+    # auto: the rest where the events of a session mostly share one time (baskets, whose lines have
+    # no order), else the next.
+    target: Literal["auto", "next-item", "rest-of-session"] = "auto"
     tail: float = 0.08  # share of the sessions, at the end, that the ranker learns from
     requests: int = 30_000  # of the tail, at most
     min_requests: int = 1_000  # with fewer the blend ranks
@@ -232,7 +236,8 @@ class Config:
     session_knn: SessionKnnConfig = SessionKnnConfig()
     session_embedding: SessionEmbeddingConfig = SessionEmbeddingConfig()
     index: IndexConfig = IndexConfig()
-    session_index: IndexConfig = IndexConfig(kind="auto")
+    # A shallow search: 40 candidates are asked for, of which it finds .985 at half the time.
+    session_index: IndexConfig = IndexConfig(kind="auto", hnsw_links=16, hnsw_search=40)
     retrieval: RetrievalConfig = RetrievalConfig()
     blend: BlendConfig = BlendConfig()
     ranker: RankerConfig = RankerConfig()

@@ -197,6 +197,7 @@ LEARNED_SOURCES = (
     "session_knn",
     "session_embedding",
     "embedding",
+    "item_knn",
     "item_knn_past",
     "own",
 )
@@ -246,8 +247,10 @@ def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Float
 
 
 def uses_ranker(bundle: Bundle, who: Profile) -> bool:
-    """The forest ranks when there is one and the session says something."""
-    return bool(len(bundle.forest.roots) and len(who.sequence))
+    """The forest ranks when there is one and it learned from visitors of whom as much is known."""
+    if not len(bundle.forest.roots):
+        return False
+    return bool(len(who.sequence) or (len(who.past[0]) and bundle.facts.openings))
 
 
 def rank(bundle: Bundle, who: Profile, at_least: int, sources: tuple[str, ...] = ()) -> Ranked:

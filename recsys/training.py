@@ -1,22 +1,24 @@
 """Training: from a log to a bundle, read top to bottom."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from rich.progress import Progress
 
 from recsys import index as faiss_index
 from recsys import ranking, retrieval
 from recsys.bundle import Bundle, Facts, sealed
 from recsys.config import Config
-from recsys.evaluation.replay import Sample, samples
+from recsys.evaluation.replay import PROTOCOLS, Sample, openings, samples
 from recsys.evaluation.split import EvaluationError, split
-from recsys.interactions import NoInteractionsError, Sequences, fold
+from recsys.interactions import NoInteractionsError, fold
 from recsys.logs import Log, log_from_frame
 from recsys.models import (
     embedding,
@@ -27,8 +29,7 @@ from recsys.models import (
     session_knn,
     transitions,
 )
-
-NO_SEQUENCES = Sequences(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32))
+from recsys.models.forest import EMPTY, Forest
 
 
 def train(
@@ -45,12 +46,26 @@ def train(
     config = config or Config()
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
     stages = _Stages(progress, {} if seconds is None else seconds)
-    trees, features, ranker = _fit_ranker(log, config, stages)
-    bundle = _fit_sources(log, config, stages, "", for_ranker=len(trees.roots) > 0)
+    # The sources of the whole log are fitted beside those that the ranker learns from: compiled
+    # code lets other threads run.
+    with ThreadPoolExecutor(1) as beside:
+        fitting = beside.submit(_fit_sources, log, config, stages, "")
+        try:
+            ranker = _fit_ranker(log, config, stages)
+        except BaseException:
+            stages.stopped = True
+            raise
+        bundle = fitting.result()
     with stages.of("recall"):
         metrics = {**_recall(bundle), **bundle.facts.metrics}
-    facts = replace(bundle.facts, metrics=metrics, features=features, ranker=ranker)
-    return sealed(replace(bundle, forest=trees, facts=facts))
+    facts = replace(
+        bundle.facts,
+        metrics=metrics,
+        features=ranker.features,
+        openings=ranker.openings,
+        ranker=ranker.summary,
+    )
+    return sealed(replace(bundle, forest=ranker.forest, facts=facts))
 
 
 def _recall(bundle: Bundle) -> dict[str, float]:
@@ -65,18 +80,12 @@ def _recall(bundle: Bundle) -> dict[str, float]:
     }
 
 
-def _fit_sources(
-    log: Log, config: Config, stages: "_Stages", prefix: str, for_ranker: bool = True
-) -> Bundle:
-    """Everything but the ranker, as a bundle that ranks by the blend.
-
-    for_ranker: fit the sources that only a ranker asks; else they stay empty.
-    """
+def _fit_sources(log: Log, config: Config, stages: "_Stages", prefix: str) -> Bundle:
+    """Everything but the ranker, as a bundle that ranks by the blend."""
     seed, threads = config.training.seed, config.training.threads
     with stages.of(prefix + "interactions"):
         data = fold(log.frame, config.events)
-    items = len(data.items)
-    sequences = data.sequences if for_ranker else NO_SEQUENCES
+    items, sequences = len(data.items), data.sequences
     with stages.of(prefix + "embedding", config.embedding.epochs) as tick:
         vectors = embedding.fit(data.by_visitor, config.embedding, seed, threads, tick)
     with stages.of(prefix + "item_knn"):
@@ -111,7 +120,7 @@ def _fit_sources(
         items=data.items,
         users=data.users,
         history=data.history,
-        popularity=popularity.fit(data.sequences, data.popularity),
+        popularity=popularity.fit(sequences, data.popularity),
         embedding=vectors,
         item_knn=neighbours,
         transitions=table,
@@ -123,64 +132,104 @@ def _fit_sources(
     )
 
 
-def _fit_ranker(
-    log: Log, config: Config, stages: "_Stages"
-) -> tuple[forest.Forest, dict[str, float], str]:
-    """The forest, its features' shares of the gain, and what was done and why.
+@dataclass(frozen=True)
+class Ranker:
+    """A forest, its features' shares of the gain, and what was done and why."""
+
+    summary: str
+    forest: Forest = EMPTY
+    features: dict[str, float] = field(default_factory=dict)
+    openings: int = 0
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Requests to learn from, one row a candidate.
+
+    table: float32 [rows, features]. labels: int8 [rows], 1 what was wanted. groups: int64
+    [requests], rows of each. openings: requests of a known user with no session yet.
+    """
+
+    table: NDArray[np.float32]
+    labels: NDArray[np.int8]
+    groups: NDArray[np.int64]
+    openings: int
+
+
+def _fit_ranker(log: Log, config: Config, stages: "_Stages") -> Ranker:
+    """The ranker, or why there is none.
 
     The log's tail is replayed against sources fitted on what precedes it, through the same
     retrieval and features that will serve: nothing it learns from knew its future.
     """
     if not config.ranker.enabled:
-        return forest.EMPTY, {}, "blend: the ranker is off in the configuration"
-    if _simultaneous(log.frame) > 0.5:
-        reason = "most events share the time of the one before (baskets), and the order of events"
-        return forest.EMPTY, {}, f"blend: {reason} is what the ranker learns from"
+        return Ranker("blend: the ranker is off in the configuration")
     try:
         parts = split(log, str(config.ranker.tail))
         head = _fit_sources(parts.train, config, stages, "head_")
     except (EvaluationError, NoInteractionsError) as error:
-        return forest.EMPTY, {}, f"blend: {error}"
+        return Ranker(f"blend: {error}")
     names = list(ranking.FEATURES)
     head = replace(head, facts=replace(head.facts, features=dict.fromkeys(names, 0.0)))
+    target = config.ranker.target
+    if target == "auto":
+        target = "rest-of-session" if _simultaneous(log.frame) > 0.5 else "next-item"
     with stages.of("ranker_data"):
-        table, labels, groups = _examples(head, parts.test, config)
-    if len(groups) < config.ranker.min_requests:
-        return (
-            forest.EMPTY,
-            {},
-            f"blend: {len(groups)} requests to learn from, {config.ranker.min_requests} needed",
-        )
+        examples = _examples(head, parts.test, config, target)
+    count = len(examples.groups)
+    if count < config.ranker.min_requests:
+        needed = config.ranker.min_requests
+        return Ranker(f"blend: {count} requests to learn from, {needed} needed")
     with stages.of("ranker", config.ranker.trees) as tick:
-        seed, threads = config.training.seed, config.training.threads
-        trees, gain = forest.fit(table, labels, groups, names, config.ranker, seed, threads, tick)
-    return trees, gain, f"forest of {config.ranker.trees} trees from {len(groups)} requests"
+        trees, gain = forest.fit(
+            examples.table,
+            examples.labels,
+            examples.groups,
+            names,
+            config.ranker,
+            config.training.seed,
+            config.training.threads,
+            tick,
+        )
+    summary = f"forest of {config.ranker.trees} trees from {count} requests ({target})"
+    return Ranker(summary, trees, gain, examples.openings)
 
 
-def _examples(
-    head: Bundle, tail: Log, config: Config
-) -> tuple[
-    retrieval.Floats, np.ndarray[Any, np.dtype[np.int8]], np.ndarray[Any, np.dtype[np.int64]]
-]:
-    """Features and labels of the candidates of sampled requests that hold the next item."""
+def _examples(head: Bundle, tail: Log, config: Config, target: str) -> Examples:
+    """Features and labels of the candidates of sampled requests that hold something wanted."""
     rng = np.random.default_rng(config.training.seed)
-    chance = config.ranker.requests / max(1, len(tail.frame))
-    tables, labels, groups = [], [], []
-    for sample in samples(tail.frame, config):
-        if rng.random() >= chance:
-            continue
-        who = retrieval.profile(head, sample.moment.session(config))
-        if not len(who.sequence):
+    tables, labels, groups, openings = [], [], [], 0
+    for sample in _sampled(tail.frame, config, rng):
+        session = sample.moment.session(config)
+        who = retrieval.profile(head, session)
+        if not (len(who.sequence) or len(who.past[0])):
             continue
         candidates = retrieval.retrieve(head, who, 0)
-        right = candidates.rows == head.items.rows([_wanted(sample)])[0]
+        wanted = PROTOCOLS[target](sample, ())
+        right = np.isin(candidates.rows, head.items.rows(list(wanted)))
+        table = ranking.feature_table(head, who, candidates).T
+        if target == "rest-of-session":
+            # What is in the basket cannot come into it.
+            others = ~np.isin(candidates.rows, who.sequence)
+            right, table = right[others], table[others]
         if right.any():
-            tables.append(ranking.feature_table(head, who, candidates).T)
+            tables.append(table)
             labels.append(right.astype(np.int8))
             groups.append(len(right))
+            openings += sample.prefix == 0
     if not groups:
-        return np.zeros((0, 0), dtype=np.float32), np.zeros(0, np.int8), np.zeros(0, np.int64)
-    return np.concatenate(tables), np.concatenate(labels), np.array(groups)
+        return Examples(
+            np.zeros((0, 0), dtype=np.float32), np.zeros(0, np.int8), np.zeros(0, np.int64), 0
+        )
+    return Examples(np.concatenate(tables), np.concatenate(labels), np.array(groups), openings)
+
+
+def _sampled(frame: pl.DataFrame, config: Config, rng: np.random.Generator) -> Iterator[Sample]:
+    """Requests of a log: after events and, a fifth as many, of known users before their first."""
+    wanted = config.ranker.requests
+    share, first_share = wanted / max(1, len(frame)), wanted / 5 / frame["session_id"].n_unique()
+    yield from (sample for sample in samples(frame, config) if rng.random() < share)
+    yield from (sample for sample in openings(frame, config) if rng.random() < first_share)
 
 
 def _simultaneous(frame: pl.DataFrame) -> float:
@@ -189,26 +238,27 @@ def _simultaneous(frame: pl.DataFrame) -> float:
     return float((steps == 0).mean() or 0.0)  # type: ignore[arg-type]  # of booleans: a float
 
 
-def _wanted(sample: Sample) -> str:
-    return sample.upcoming[0]
-
-
 class _Stages:
     """Progress and seconds of named stages."""
 
     def __init__(self, progress: Progress | None, seconds: dict[str, float]) -> None:
         self.progress = progress
         self.seconds = seconds
+        self.stopped = False  # by an interrupt: whatever runs beside ends at its next step
 
     @contextmanager
     def of(self, name: str, steps: int = 1) -> Iterator[Any]:
         task = self.progress.add_task(name, total=steps) if self.progress else None
 
         def tick() -> None:
+            if self.stopped:
+                raise RuntimeError("training was interrupted")
             if self.progress and task is not None:
                 self.progress.advance(task)
 
         start = perf_counter()
+        if self.stopped:
+            raise RuntimeError("training was interrupted")
         yield tick
         self.seconds[name] = round(perf_counter() - start, 3)
         if self.progress and task is not None:

@@ -87,12 +87,33 @@ def test_without_data_the_blend_ranks_and_says_why() -> None:
     assert off.facts.ranker == "blend: the ranker is off in the configuration"
 
 
-def test_baskets_have_no_order_to_learn_from() -> None:
-    """Where the lines of a basket share one time the blend ranks, and the facts say why."""
+def test_baskets_are_ranked_by_what_is_still_to_come() -> None:
+    """Where the lines of a basket share one time the target is its rest, else the next item."""
     times = pl.col("timestamp").min().over("session_id")
     baskets = train(circle().with_columns(times).sort("timestamp"), small_config(**RANKED))
-    assert "baskets" in baskets.facts.ranker
-    assert recommend(baskets, session_of("i3"), Request(n=3)).tier == "session"
+    assert baskets.facts.ranker.endswith("(rest-of-session)")
+    answer = recommend(baskets, session_of("i3"), Request(n=3, placement="discover"))
+    assert answer.tier == "ranker"
+    assert set(answer.item_ids) & {"i2", "i4"}
+    assert train(circle(), small_config(**RANKED)).facts.ranker.endswith("(next-item)")
+
+
+def test_known_users_without_a_session_are_ranked_too() -> None:
+    """Where users came back in the tail, the forest learned to open their sessions."""
+    rows = [
+        {"user_id": f"u{user}", "session_id": f"u{user}-{visit}", "item_id": f"i{user % 12}"}
+        for visit in range(6)
+        for user in range(60)
+        for _ in range(2)
+    ]
+    bundle = train(log_frame(rows), small_config(**RANKED))
+    assert bundle.facts.openings > 0
+    answer = recommend(bundle, Session(user_id="u5"), Request(n=3, placement="continue"))
+    assert answer.tier == "batch"
+    assert answer.item_ids[0] == "i5"
+    forestless = dataclasses.replace(bundle, facts=dataclasses.replace(bundle.facts, openings=0))
+    blended = recommend(forestless, Session(user_id="u5"), Request(n=3, placement="continue"))
+    assert blended.scores != answer.scores
 
 
 def test_every_feature_says_what_it_is(bundle: Bundle) -> None:
@@ -173,9 +194,9 @@ def test_the_ranker_learns_only_from_what_follows_its_sources(
     seen: list[tuple[float, float]] = []
     original = training._examples
 
-    def watched(head: Bundle, tail: Log, config: Config):  # type: ignore[no-untyped-def]
+    def watched(head: Bundle, tail: Log, config: Config, target: str) -> training.Examples:
         seen.append((head.cutoff, float(tail.frame["timestamp"].min())))  # type: ignore[arg-type]
-        return original(head, tail, config)
+        return original(head, tail, config, target)
 
     monkeypatch.setattr(training, "_examples", watched)
     train(circle(), small_config(**RANKED))

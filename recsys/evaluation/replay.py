@@ -6,7 +6,7 @@ know the future; only ``Sample.upcoming`` does.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -115,6 +115,22 @@ def samples(
         if only is None or moment.event.session_id in only:
             items = ahead.items
             yield Sample(moment, prefix, items[first : here + 1], items[here + 1 : end])
+
+
+def openings(frame: pl.DataFrame, config: Config) -> Iterator[Sample]:
+    """The moments before the first event of each session whose user is known from it on.
+
+    The session is empty; the user's events in other sessions are what they were by then.
+    """
+    ahead = _Ahead.of(frame, config.events)
+    for moment in replay(frame):
+        first, _, end = ahead.around(moment.row)
+        user = moment.event.user_id
+        if moment.version > 1 or user is None or first < 0:
+            continue
+        earlier = tuple(e for e in moment.user_events if e.session_id != moment.event.session_id)
+        before = replace(moment, version=0, events=(), user_events=earlier)
+        yield Sample(before, 0, [], ahead.items[first:end])
 
 
 def next_item(sample: Sample, barred: Collection[str]) -> frozenset[str]:

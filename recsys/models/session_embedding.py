@@ -167,7 +167,7 @@ class _Table:
         ).astype(np.float32)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _gather(items: Rows, ends: NDArray[np.int64], lengths: Rows, places: int) -> tuple[Rows, Rows]:
     """The items before each target, newest first, and the targets."""
     recent = np.zeros((len(ends), places), np.int32)
@@ -179,7 +179,7 @@ def _gather(items: Rows, ends: NDArray[np.int64], lengths: Rows, places: int) ->
     return recent, targets
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def _unit(vectors: Floats, rows: Rows) -> Floats:
     """The given rows scaled to length 1."""
     size = vectors.shape[1]
@@ -194,7 +194,7 @@ def _unit(vectors: Floats, rows: Rows) -> Floats:
     return unit
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def _encode(
     vectors: Floats, place_weights: Floats, recent: Rows, lengths: Rows
 ) -> tuple[Floats, Floats]:
@@ -220,7 +220,7 @@ def _encode(
     return hidden, norms
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def _softmax_gradient(
     logits: Floats,
     right: Floats,
@@ -254,7 +254,7 @@ def _softmax_gradient(
     return pull
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def _backward(
     vectors: Floats,
     place_weights: Floats,
@@ -299,7 +299,7 @@ def _backward(
             place_gradient[lengths[b] - 1, place] += dot / (np.sqrt(square) + TINY)
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def _adagrad(
     vectors: Floats,
     squares: Floats,

@@ -86,7 +86,7 @@ def propose(
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _index(
     indptr: NDArray[np.int64], items: Rows, count: int, per_item: int
 ) -> tuple[NDArray[np.int64], Rows, Rows, NDArray[np.int64]]:

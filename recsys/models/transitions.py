@@ -50,7 +50,7 @@ def propose(
     return vote(model.neighbours, model.shares, recent, weights, k)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _fit(
     indptr: NDArray[np.int64],
     items: Rows,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.config import Config
-from recsys.evaluation.replay import Sample, next_item, replay, rest_of_session, samples
+from recsys.evaluation.replay import Sample, next_item, openings, replay, rest_of_session, samples
 from recsys.events import LOG_ONLY_TYPES
 from recsys.session import Session
 from recsys.store import Store, StoreConfig
@@ -203,3 +203,23 @@ def test_empty_log() -> None:
     empty = views("a").clear()
     assert list(replay(empty)) == []
     assert asked(empty) == []
+
+
+def test_an_opening_is_the_moment_before_a_known_users_session() -> None:
+    """It holds the user's earlier sessions and nothing of the one that is to come."""
+    frame = frame_of(
+        [
+            ("s1", "a", "view", "u1"),
+            ("s2", "b", "view", None),
+            ("s1", "c", "view", "u1"),
+            ("s3", "d", "view", "u1"),
+            ("s3", "a", "view", "u1"),
+        ]
+    )
+    first, second = openings(frame, CONFIG)
+    assert (first.prefix, first.upcoming, first.moment.events) == (0, ["a", "c"], ())
+    assert first.moment.user_events == ()
+    assert second.upcoming == ["d", "a"]
+    session = second.moment.session(CONFIG)
+    assert (session.user_id, session.version, session.current.items) == ("u1", 0, ())
+    assert session.past.items == ("c", "a")
