@@ -304,7 +304,10 @@ def alike(bundle: Bundle, items: list[str]) -> float:
 
 
 def test_diversity_makes_lists_less_alike(either: Bundle) -> None:
-    """Each step leaves lists on average no more alike, and the last much less than the first."""
+    """Each step leaves lists on average no more alike, and the last much less than the first.
+
+    But for a hundredth: a greedy choice that is best at each place need not be best in all.
+    """
     steps = [
         np.mean(
             [
@@ -314,7 +317,7 @@ def test_diversity_makes_lists_less_alike(either: Bundle) -> None:
         )
         for wanted in (Request(n=4, diversity=d) for d in (0.0, 0.25, 0.5, 0.75, 1.0))
     ]
-    assert all(later <= before + 1e-6 for before, later in itertools.pairwise(steps)), steps
+    assert all(later <= before + 0.01 for before, later in itertools.pairwise(steps)), steps
     assert steps[-1] < steps[0] - 0.05
 
 
