@@ -92,6 +92,62 @@ def mean_popularity(lists: NDArray[np.int32], counts: NDArray[np.float32]) -> Fl
     return mean
 
 
+def novelty(lists: NDArray[np.int32], counts: NDArray[np.float32]) -> Floats:
+    """Mean self-information of a list's items in bits: mean of -log2 p(i), per list.
+
+    p(i) is the item's share of all interest in training; shapes as in :func:`mean_popularity`.
+    Source: Zhou et al., "Solving the apparent diversity-accuracy dilemma of recommender systems",
+    PNAS 2010, "surprisal"; there p(i) counts users.
+    """
+    bits = np.append(-np.log2(counts / counts.sum(dtype=np.float64)), 0.0)  # row -1 has none
+    mean: Floats = bits[lists].sum(axis=1) / np.maximum((lists >= 0).sum(axis=1), 1)
+    return mean
+
+
+def diversity(lists: NDArray[np.int32], vectors: NDArray[np.float32]) -> Floats:
+    """1 - mean cosine of all pairs of a list's items, per list; 0 with fewer than two items.
+
+    lists: int32 [lists, k], item rows, -1 where a list is shorter. vectors: float32 [items, d],
+    unit rows or zero (a cosine of 0 to all). With s the sum of a list's n vectors, the mean cosine
+    is (s . s - the number of unit rows) / (n (n - 1)). Source: Ziegler et al., "Improving
+    recommendation lists through topic diversification", WWW 2005; 1 - its intra-list similarity.
+    """
+    held = lists >= 0
+    rows = vectors[np.maximum(lists, 0)] * held[:, :, None]
+    total = rows.sum(axis=1)
+    cosines = np.einsum("ld,ld->l", total, total) - np.einsum("lkd,lkd->l", rows, rows)
+    n = held.sum(axis=1).astype(np.float64)
+    mean = cosines / np.maximum(n * (n - 1), 1)
+    return np.where(n > 1, 1.0 - mean, 0.0)
+
+
+BUCKETS = ("head", "mid", "tail")
+
+
+def popularity_buckets(counts: NDArray[np.float32]) -> NDArray[np.int8]:
+    """The index in BUCKETS of each item: each bucket holds a third of all interest in training.
+
+    counts: float32 [items], summed event weights, descending. An item on a border belongs to the
+    more popular side. After Abdollahpouri et al., "The unfairness of popularity bias in
+    recommendation", RMSE 2019, who cut at 20 % and 80 %.
+    """
+    total = counts.sum(dtype=np.float64)
+    before = np.cumsum(counts, dtype=np.float64) - counts
+    return np.minimum(len(BUCKETS) * before / max(total, 1e-12), len(BUCKETS) - 1).astype(np.int8)
+
+
+def miscalibration(chosen: Floats, shown: Floats, alpha: float = 0.01) -> float:
+    """KL divergence of what lists show from what people chose, in nats; 0 is calibrated.
+
+    chosen, shown: float64 [buckets], shares that sum to 1. Sum of p log(p / q~) over buckets with
+    q~ = (1 - alpha) q + alpha p, p chosen, q shown. Source: Steck, "Calibrated recommendations",
+    RecSys 2018, eq. 6 and 7.
+    """
+    smoothed = (1 - alpha) * shown + alpha * chosen
+    some = chosen > 0
+    return float(np.sum(chosen[some] * np.log(chosen[some] / smoothed[some])))
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A value with its 95 % confidence interval; ``None`` where it is not defined."""
@@ -102,6 +158,11 @@ class Estimate:
 
     def to_dict(self) -> dict[str, float | None]:
         return {"value": self.value, "low": self.low, "high": self.high}
+
+    def negated(self) -> "Estimate":
+        """The estimate of minus the value."""
+        low, high = (None if x is None else -x for x in (self.high, self.low))
+        return Estimate(None if self.value is None else -self.value, low, high)
 
 
 UNDEFINED = Estimate(None, None, None)

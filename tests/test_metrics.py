@@ -84,6 +84,53 @@ def test_mean_popularity() -> None:
     np.testing.assert_allclose(metrics.mean_popularity(lists, counts), [0.45, 0.1, 0.0])
 
 
+def test_novelty() -> None:
+    """An item with half, a quarter, an eighth of all interest has 1, 2, 3 bits."""
+    counts = np.array([4, 2, 1, 1], dtype=np.float32)
+    lists = np.array([[0, 1], [2, 3], [1, -1], [-1, -1]], dtype=np.int32)
+    np.testing.assert_allclose(metrics.novelty(lists, counts), [1.5, 3.0, 2.0, 0.0])
+
+
+def test_diversity() -> None:
+    """Equal items have none, opposite ones 2, right angles 1; single items and gaps count as 0."""
+    vectors = np.array([[1, 0], [1, 0], [0, 1], [-1, 0], [0, 0]], dtype=np.float32)
+    lists = np.array([[0, 1], [0, 2], [0, 3], [0, 4], [0, -1]], dtype=np.int32)
+    np.testing.assert_allclose(metrics.diversity(lists, vectors), [0, 1, 2, 1, 0])
+
+
+@given(st.integers(2, 6), st.integers(0, 3), st.integers(0, 2**31))
+def test_diversity_of_all_pairs(held: int, gaps: int, seed: int) -> None:
+    """Diversity equals the plain mean over all pairs of the list."""
+    vectors = np.random.default_rng(seed).normal(size=(held, 5)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = [1 - float(vectors[i] @ vectors[j]) for i in range(held) for j in range(i)]
+    lists = np.array([[*range(held), *[-1] * gaps]], dtype=np.int32)
+    assert metrics.diversity(lists, vectors)[0] == pytest.approx(np.mean(pairs), abs=1e-5)
+
+
+def test_popularity_buckets() -> None:
+    """Each bucket begins where a third, and two thirds, of all interest are spent."""
+    counts = np.array([4, 3, 2, 1, 1, 1], dtype=np.float32)  # before them: 0 4 7 9 10 11 of 12
+    assert metrics.popularity_buckets(counts).tolist() == [0, 1, 1, 2, 2, 2]
+    assert metrics.popularity_buckets(counts[:1]).tolist() == [0]
+
+
+def test_miscalibration() -> None:
+    """Showing what is chosen costs nothing; a bucket never shown costs as Steck's formula says."""
+    chosen = np.array([0.5, 0.5, 0.0])
+    assert metrics.miscalibration(chosen, chosen) == pytest.approx(0.0)
+    lists = np.array([1.0, 0.0, 0.0])
+    by_hand = 0.5 * math.log(0.5 / 0.995) + 0.5 * math.log(0.5 / 0.005)
+    assert metrics.miscalibration(chosen, lists) == pytest.approx(by_hand)
+
+
+def test_negated_estimate() -> None:
+    """Minus an estimate turns its interval around."""
+    turned = metrics.Estimate(2.0, 1.0, 4.0).negated()
+    assert turned == metrics.Estimate(-2.0, -4.0, -1.0)
+    assert metrics.UNDEFINED.negated() == metrics.UNDEFINED
+
+
 def paired(baseline: list[float], better: list[float]) -> tuple[Floats, Floats, Floats]:
     """Two columns, each sample a cluster of its own, and their resampled means."""
     values = np.column_stack([baseline, better]).astype(float)
