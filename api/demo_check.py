@@ -23,8 +23,9 @@ from api import freshness_check, parity_check
 from api.demo_data import EVENTS
 from recsys.bundle import Bundle
 from recsys.cli import progress_bars
-from recsys.evaluation.evaluate import evaluate, report_table
+from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.split import Split, split
+from recsys.evaluation.tables import report_table
 from recsys.logs import Log
 from recsys.registry import Registry
 from recsys.training import train

@@ -85,28 +85,38 @@ def train(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """`recsys evaluate`: temporal split -> train on the past -> replay the rest."""
-    from recsys.evaluation.evaluate import check_question, report_table
+    from recsys.evaluation.evaluate import check_question
     from recsys.evaluation.evaluate import evaluate as evaluate_bundle
+    from recsys.evaluation.freshness import check_clock
+    from recsys.evaluation.tables import report_table
     from recsys.training import train as train_bundle
 
     config = _config(arguments)
-    check_question(
-        config, arguments.protocol, arguments.min_prefix, arguments.at, arguments.placement
-    )
+    asked = {
+        "protocol": arguments.protocol,
+        "min_prefix": arguments.min_prefix,
+        "at": tuple(arguments.at),
+        "placement": arguments.placement,
+        "systems": _names(arguments.systems),
+        "freshness": _names(arguments.freshness),
+    }
+    check_question(config, **asked)
     train_log, test_log = _train_and_test(arguments, config)
+    if asked["freshness"]:
+        check_clock((train_log.clock, test_log.clock))
     with progress_bars() as progress:
         bundle = train_bundle(train_log, config, progress)
         report = evaluate_bundle(
             bundle,
             test_log,
-            protocol=arguments.protocol,
-            min_prefix=arguments.min_prefix,
-            at=tuple(arguments.at),
-            placement=arguments.placement,
+            **asked,
+            slices=arguments.slices,
             progress=progress,
             seed=config.training.seed,
         )
     console.print(report_table(report))
+    for warning in report.warnings:
+        console.print(f"[yellow]{warning}[/]", highlight=False)
     for note in [*train_log.notes, *report.notes]:
         console.print(f"[dim]{note}[/]", highlight=False)
     _print_json(arguments, report.to_dict())
@@ -166,6 +176,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--min-prefix", type=int, default=1, help="first prefix length tested")
     sub.add_argument("--at", type=int, nargs="+", default=[20], metavar="K", help="list lengths")
     sub.add_argument("--placement", default="default", help="a placement of the configuration")
+    sub.add_argument(
+        "--systems", default="", help="also ask blend, sources by name (a,b), or all of them"
+    )
+    sub.add_argument(
+        "--freshness",
+        default="",
+        metavar="0s,1m,…",
+        help="also ask with events hidden that are younger than each delay",
+    )
+    sub.add_argument("--slices", action="store_true", help="also by session length, visitor, item")
     _add_log_options(sub)
 
     sub = _command(commands, "serve", serve, "recsys serve --data-dir data --port 8000")
@@ -238,6 +258,10 @@ def _load(
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in log.rejected.items())
         console.print(f"[yellow]rows rejected: {reasons} ({where})[/]", highlight=False)
     return log
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _columns(text: str) -> dict[str, str]:

@@ -133,7 +133,9 @@ def popularity_buckets(counts: NDArray[np.float32]) -> NDArray[np.int8]:
     """
     total = counts.sum(dtype=np.float64)
     before = np.cumsum(counts, dtype=np.float64) - counts
-    return np.minimum(len(BUCKETS) * before / max(total, 1e-12), len(BUCKETS) - 1).astype(np.int8)
+    spent = len(BUCKETS) * before / max(total, 1e-12)
+    bucket: NDArray[np.int8] = np.minimum(spent, len(BUCKETS) - 1).astype(np.int8)
+    return bucket
 
 
 def miscalibration(chosen: Floats, shown: Floats, alpha: float = 0.01) -> float:

@@ -1,5 +1,6 @@
 """Small logs whose right answers are obvious."""
 
+import numpy as np
 import polars as pl
 
 from recsys.config import Config, config_from_dict
@@ -37,6 +38,28 @@ def checkerboard(users: int = 40, items: int = 20, per_session: int = 6) -> pl.D
                 rows.append(
                     {"user_id": f"u{user}", "session_id": f"u{user}-{session}", "item_id": item}
                 )
+    return log_frame(rows)
+
+
+def two_worlds(sessions: int, *, known: bool = False, kind: str = "view") -> pl.DataFrame:
+    """Sessions of four of 24 items that stay on the even or the odd side, the sides taking turns.
+
+    known: every session is of one of ten users, who switch sides from session to session.
+    """
+    rng = np.random.default_rng(5)
+    rows: list[dict[str, object]] = []
+    for s in range(sessions):
+        side = (s + s // 10) % 2
+        for item in rng.choice(12, 4, replace=False):
+            user = f"u{s % 10}" if known else None
+            rows.append(
+                {
+                    "session_id": f"s{s}",
+                    "user_id": user,
+                    "item_id": f"i{2 * item + side}",
+                    "type": kind,
+                }
+            )
     return log_frame(rows)
 
 

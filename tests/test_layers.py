@@ -20,7 +20,9 @@ ORDER = [
     *("retrieval", "blend", "ranking", "rules", "selection"),
     "recommend",
     *("embedded", "store", "registry"),
-    *("evaluation.split", "evaluation.replay", "training", "evaluation.evaluate"),
+    *("evaluation.split", "evaluation.replay", "training"),
+    *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
+    *("evaluation.findings", "evaluation.tables", "evaluation.evaluate"),
     "cli",
 ]
 

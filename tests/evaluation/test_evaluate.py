@@ -1,6 +1,7 @@
 """Evaluation tells good lists from bad ones, fairly, and refuses what it cannot judge."""
 
 import dataclasses
+import math
 from io import StringIO
 
 import numpy as np
@@ -10,58 +11,21 @@ from rich.console import Console
 from rich.progress import Progress
 
 from recsys.bundle import Bundle
-from recsys.config import Config, Placement
-from recsys.evaluation import evaluate as module
-from recsys.evaluation.evaluate import SYSTEMS, Lift, Report, evaluate, report_table
+from recsys.config import Placement
+from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.replay import samples
-from recsys.evaluation.split import EvaluationError, split
-from recsys.logs import Log, log_from_frame
+from recsys.evaluation.report import Batch, Calibration, Lift, Report
+from recsys.evaluation.split import EvaluationError
+from recsys.evaluation.systems import SYSTEMS, Panel
+from recsys.evaluation.tables import report_table
+from recsys.logs import Log
 from recsys.metrics import Estimate
 from recsys.recommend import Request, UnknownPlacementError, recommend
 from recsys.session import Session
-from recsys.training import train
-from tests.synthetic import log_frame, small_config
+from tests.evaluation.conftest import trained
+from tests.synthetic import two_worlds
 
-ITEMS = 24  # even and odd items are never seen together
-LENGTH = 4
-
-
-def two_worlds(sessions: int, *, known: bool = False, kind: str = "view") -> pl.DataFrame:
-    """Sessions that stay on one side of the catalogue, the sides taking turns.
-
-    known: every session is of one of ten users, who switch sides from session to session.
-    """
-    rng = np.random.default_rng(5)
-    rows: list[dict[str, object]] = []
-    for s in range(sessions):
-        side = (s + s // 10) % 2
-        for item in rng.choice(ITEMS // 2, LENGTH, replace=False):
-            user = f"u{s % 10}" if known else None
-            rows.append(
-                {
-                    "session_id": f"s{s}",
-                    "user_id": user,
-                    "item_id": f"i{2 * item + side}",
-                    "type": kind,
-                }
-            )
-    return log_frame(rows)
-
-
-def trained(frame: pl.DataFrame, config: Config | None = None) -> tuple[Bundle, Log]:
-    """A bundle of all but the last quarter, and that quarter."""
-    parts = split(log_from_frame(frame), "25%")
-    return train(parts.train, config or small_config()), parts.test
-
-
-@pytest.fixture(scope="module")
-def anonymous() -> tuple[Bundle, Log]:
-    return trained(two_worlds(240))
-
-
-@pytest.fixture(scope="module")
-def known() -> tuple[Bundle, Log]:
-    return trained(two_worlds(240, known=True))
+ITEMS, LENGTH = 24, 4  # of two_worlds: its items, and the events of a session
 
 
 def test_session_beats_popular(anonymous: tuple[Bundle, Log]) -> None:
@@ -77,9 +41,12 @@ def test_session_beats_popular(anonymous: tuple[Bundle, Log]) -> None:
 
 
 def test_strangers(anonymous: tuple[Bundle, Log]) -> None:
-    """Without users batch is popular and full is session, exactly."""
-    systems = evaluate(*anonymous).systems
-    assert systems["batch"] == systems["popular"]
+    """Without users batch is the best list for all and full is session, exactly."""
+    report = evaluate(*anonymous)
+    systems = report.systems
+    assert report.batch.known is None
+    best = max(report.batch.mixes["strangers"].values())
+    assert systems["batch"]["ndcg@20"] == best >= systems["popular"]["ndcg@20"]
     assert systems["session"] == systems["full"]
 
 
@@ -95,9 +62,11 @@ def test_shape(anonymous: tuple[Bundle, Log]) -> None:
     bundle, test = anonymous
     data = evaluate(bundle, test, at=(5, 20), protocol="rest-of-session").to_dict()
     names = ["hr", "mrr", "ndcg", "recall", "precision", "coverage", "popularity"]
+    names += ["novelty", "diversity"]
     for system in ("popular", "batch", "session", "full"):
         assert set(data["systems"][system]) == {f"{n}@{k}" for n in names for k in (5, 20)}
-        assert all(0.0 <= v <= 1.0 for v in data["systems"][system].values())
+        for name, value in data["systems"][system].items():
+            assert 0.0 <= value <= (math.log2(ITEMS) + 1 if "novelty" in name else 1.0)
     assert set(data["lift"]["ndcg@20"]) == {"value", "low", "high", "difference"}
     assert data["latency_us"]["p50"] <= data["latency_us"]["p90"] <= data["latency_us"]["p99"]
     assert data["protocol"] == "rest-of-session"
@@ -126,19 +95,6 @@ def test_against_by_hand(anonymous: tuple[Bundle, Log]) -> None:
     assert full["precision@8"] == pytest.approx(np.mean(hits) / 8)
     assert full["mrr@8"] == pytest.approx(np.mean(ranks))
     assert full["coverage@8"] == pytest.approx(len(shown) / ITEMS)
-
-
-def test_every_system_is_spared_the_same_items(known: tuple[Bundle, Log]) -> None:
-    """What the placement takes out of the full list stands in no other list either."""
-    bundle, test = known
-    asker = module._Asker(bundle, "discover", ITEMS)
-    for sample in list(samples(test.frame, bundle.config))[:50]:
-        session = sample.moment.session(bundle.config)
-        barred = asker.barred(session)
-        assert set(sample.seen) <= set(barred)
-        answer = asker.answer(session, sample.upcoming, barred, 0)
-        for shown in answer.lists:
-            assert not set(bundle.items.ids(shown)) & set(barred)
 
 
 def test_bought_items_are_no_targets() -> None:
@@ -223,16 +179,16 @@ def test_interrupt_reports_what_was_done(
     """Ctrl-C ends the replay with a partial report of the lists so far."""
     bundle, test = anonymous
     calls = 0
-    inner = module._Asker.answer
+    inner = Panel.lists
 
-    def answer(*arguments: object) -> object:
+    def lists(*arguments: object) -> object:
         nonlocal calls
         calls += 1
         if calls > 10:
             raise KeyboardInterrupt
         return inner(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module._Asker, "answer", answer)
+    monkeypatch.setattr(Panel, "lists", lists)
     report = evaluate(bundle, test)
     assert report.partial
     assert report.samples == 10
@@ -263,9 +219,12 @@ def test_undefined_lift_is_shown() -> None:
         placement="default",
         samples=1,
         sessions=1,
+        clusters=1,
         systems=dict.fromkeys(SYSTEMS, figures),
         lift={"hr@1": Lift(estimate, estimate)},
         latency_us={"p50": 1.0},
+        batch=Batch("ndcg@1", None, "popular", {}),
+        calibration=Calibration(1, {}, {}),
         bundle="v",
         seed=1,
     )
