@@ -1,6 +1,7 @@
 """The command line: parse, call one function of the library, print what came of it."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from recsys.config import Config, load_config
 from recsys.events import InputError
+from recsys.logfiles import find_files
 from recsys.logs import Log, LogError, load_log
 
 OK, FAILED, WRONG_INPUT = 0, 1, 2
@@ -27,7 +29,8 @@ console = Console(stderr=True)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage or input."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(words, argparse.Namespace(words=words))
     try:
         # Requests are small: threads inside BLAS and FAISS cost them more than they bring, and in
         # training the models' own threads would fight with them for the same cores.
@@ -87,7 +90,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """`recsys evaluate`: temporal split -> train on the past -> replay the rest."""
     from recsys.evaluation.evaluate import check_question
     from recsys.evaluation.evaluate import evaluate as evaluate_bundle
-    from recsys.evaluation.freshness import check_clock
+    from recsys.evaluation.freshness import CURVE, check_clock
+    from recsys.evaluation.origin import Origin
+    from recsys.evaluation.page import check_page, write
     from recsys.evaluation.tables import report_table
     from recsys.training import train as train_bundle
 
@@ -97,20 +102,25 @@ def evaluate(arguments: argparse.Namespace) -> int:
         "min_prefix": arguments.min_prefix,
         "at": tuple(arguments.at),
         "placement": arguments.placement,
-        "systems": _names(arguments.systems),
+        "systems": _names("all" if arguments.report else arguments.systems),
         "freshness": _names(arguments.freshness),
     }
     check_question(config, **asked)
+    if arguments.report:
+        check_page(arguments.report)
     train_log, test_log = _train_and_test(arguments, config)
+    clocks = (train_log.clock, test_log.clock)
+    if arguments.report and not asked["freshness"] and "rows" not in clocks:
+        asked["freshness"] = CURVE
     if asked["freshness"]:
-        check_clock((train_log.clock, test_log.clock))
+        check_clock(clocks)
     with progress_bars() as progress:
         bundle = train_bundle(train_log, config, progress)
         report = evaluate_bundle(
             bundle,
             test_log,
             **asked,
-            slices=arguments.slices,
+            slices=arguments.slices or arguments.report is not None,
             progress=progress,
             seed=config.training.seed,
         )
@@ -119,7 +129,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
         console.print(f"[yellow]{warning}[/]", highlight=False)
     for note in [*train_log.notes, *report.notes]:
         console.print(f"[dim]{note}[/]", highlight=False)
-    _print_json(arguments, report.to_dict())
+    found = report.to_dict()
+    if arguments.report:
+        found["reproduce"] = dataclasses.asdict(Origin.of(arguments.words, _files(arguments)))
+    _print_json(arguments, found)
+    if arguments.report:
+        write(arguments.report, found)
+        console.print(f"report: {arguments.report}", highlight=False)
     return OK
 
 
@@ -186,6 +202,12 @@ def _parser() -> argparse.ArgumentParser:
         help="also ask with events hidden that are younger than each delay",
     )
     sub.add_argument("--slices", action="store_true", help="also by session length, visitor, item")
+    sub.add_argument(
+        "--report",
+        type=Path,
+        metavar="OUT.html",
+        help="write one self-contained page: plots, all systems, freshness, slices",
+    )
     _add_log_options(sub)
 
     sub = _command(commands, "serve", serve, "recsys serve --data-dir data --port 8000")
@@ -238,8 +260,19 @@ def _add_log_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
+    return load_config(_config_file(arguments))
+
+
+def _config_file(arguments: argparse.Namespace) -> Path | None:
     default = Path("recsys.toml")
-    return load_config(arguments.config or (default if default.exists() else None))
+    return arguments.config or (default if default.exists() else None)
+
+
+def _files(arguments: argparse.Namespace) -> list[Path]:
+    """The files that an evaluation reads."""
+    settings = _config_file(arguments)
+    logs = find_files([*arguments.log, *(arguments.train or ()), *(arguments.test or ())])
+    return [*logs, *([settings] if settings else [])]
 
 
 def _load(

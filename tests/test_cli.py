@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -59,9 +60,42 @@ def test_evaluate_takes_two_logs(log: Path, capsys: pytest.CaptureFixture[str]) 
     assert last_line(capsys)["samples"] > 0  # type: ignore[operator]
 
 
+def test_evaluate_writes_a_report(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--report brings all systems, the curve and the slices into one page and into the JSON."""
+    words = ["evaluate", str(log), "--holdout", "0.3", "--at", "5", "--report", "out/r.html"]
+    assert main([*words, "--json"]) == 0
+    report = last_line(capsys)
+    assert {"blend", "item_knn", "full"} <= set(report["systems"])  # type: ignore[call-overload]
+    delays = [d["delay"] for d in report["freshness"]]  # type: ignore[attr-defined]
+    assert delays == ["0s", "1m", "5m", "30m", "1h", "6h", "1d"]
+    assert "session length" in report["slices"]  # type: ignore[operator]
+    origin: dict[str, Any] = report["reproduce"]  # type: ignore[assignment]
+    assert (
+        origin["command"]
+        == f"recsys evaluate {log} --holdout 0.3 --at 5 --report out/r.html --json"
+    )
+    assert [file["name"] for file in origin["files"]] == [str(log), "recsys.toml"]
+    page = Path("out/r.html").read_text()
+    assert origin["files"][0]["sha256"] in page
+    assert str(report["bundle"]) in page
+
+
+def test_evaluate_without_times(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report of a log without times has no curve and says so; asking for one is refused."""
+    checkerboard().drop("timestamp").write_parquet("rows.parquet")
+    assert main(["evaluate", "rows.parquet", "--report", "r.html", "--json"]) == 0
+    assert last_line(capsys)["freshness"] == []
+    assert "the log has no times" in Path("r.html").read_text()
+    assert main(["evaluate", "rows.parquet", "--freshness", "0s,1m"]) == 2
+    assert "--columns timestamp=NAME" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["evaluate", "clicks.parquet", "--systems", "blent"], "did you mean 'blend'"),
+        (["evaluate", "clicks.parquet", "--freshness", "1x"], "'1x' is not a delay"),
+        (["evaluate", "clicks.parquet", "--report", "."], "is a folder"),
         (["train", "nothing.csv"], "nothing.csv"),
         (["train", "clicks.parquet", "--columns", "item_id"], "is not NAME=COLUMN"),
         (["train", "clicks.parquet", "--columns", "item_id=itm_id"], "item_id"),

@@ -23,6 +23,7 @@ ORDER = [
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
     *("evaluation.findings", "evaluation.tables", "evaluation.evaluate"),
+    *("evaluation.origin", "evaluation.plots", "evaluation.page"),
     "cli",
 ]
 
@@ -35,6 +36,8 @@ ENGINES = {
     "fastapi": ("api/",),
     "starlette": ("api/",),
     "uvicorn": ("api/",),
+    "matplotlib": ("recsys/evaluation/plots.py",),
+    "jinja2": ("recsys/evaluation/page.py",),
 }
 
 FILES = sorted(path for top in ("recsys", "api") for path in (ROOT / top).rglob("*.py"))

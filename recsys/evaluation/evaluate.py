@@ -75,6 +75,7 @@ def evaluate(
     batch = findings.strongest_batch(gathered)
     figures = findings.with_batch(gathered, batch, extra, delays)
     reported = [*SYSTEMS, *extra]
+    silent = findings.silent(figures, extra)
     latency = figures.facts["latency_ns"].to_numpy() / 1000
     return Report(
         protocol=protocol,
@@ -89,10 +90,12 @@ def evaluate(
         calibration=findings.calibration(figures, reported),
         bundle=bundle.version,
         seed=seed,
+        clock="rows" if "rows" in (bundle.facts.clock, test.clock) else "time",
         slices=findings.slices(figures, seed) if slices else {},
         freshness=findings.freshness(figures, delays, seed),
         partial=partial,
-        notes=[*_notes(bundle, test, placement, only, figures), *_silence(figures, extra)],
+        silent=silent,
+        notes=_notes(bundle, test, placement, only, figures, silent),
         warnings=findings.warnings(figures, len(bundle.items)),
     )
 
@@ -183,7 +186,12 @@ def _nothing(partial: bool, protocol: str, min_prefix: int) -> str:
 
 
 def _notes(
-    bundle: Bundle, test: Log, placement: str, only: frozenset[str] | None, figures: Figures
+    bundle: Bundle,
+    test: Log,
+    placement: str,
+    only: frozenset[str] | None,
+    figures: Figures,
+    silent: Sequence[str],
 ) -> list[str]:
     """What a reader must know to judge the figures."""
     known = float(figures.facts["known"].to_numpy().mean())
@@ -200,16 +208,11 @@ def _notes(
         "drawn together",
         f"diversity is 1 - mean cosine in the {table} embedding",
     ]
+    if silent:
+        notes.append(f"had nothing to say, so gave the popular list: {', '.join(silent)}")
     if only is not None:
         total = test.frame["session_id"].n_unique()
         notes.append(f"{len(only):,} of {total:,} test sessions were drawn")
     if "rows" in (bundle.facts.clock, test.clock):
         notes.append("no times in the log: that training precedes the test rests on its order")
     return notes
-
-
-def _silence(figures: Figures, extra: Sequence[str]) -> list[str]:
-    names = findings.silent(figures, extra)
-    if not names:
-        return []
-    return [f"gave the popular list throughout, so had nothing to say here: {', '.join(names)}"]

@@ -75,7 +75,9 @@ class Report:
     systems: system -> "metric@k" -> mean over samples. lift: "metric@k" -> what full adds to batch,
     with 95 % intervals. latency_us: microseconds of folding the session and ranking, for ``full``.
     sessions, clusters: how many gave samples; a cluster is a user, or a session without one.
-    slices: what is sliced by -> part. partial: interrupted; the figures hold for what was done.
+    clock: "time", or "rows" where a log has no times.
+    slices: what is sliced by -> part. silent: systems that gave the popular list throughout.
+    partial: interrupted; the figures hold for what was done.
     notes: what a reader must know. warnings: where a figure means little.
     """
 
@@ -91,8 +93,10 @@ class Report:
     calibration: Calibration
     bundle: str
     seed: int
+    clock: str = "time"
     slices: dict[str, dict[str, Part]] = field(default_factory=dict)
     freshness: list[Delay] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
     partial: bool = False
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

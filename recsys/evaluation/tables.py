@@ -38,9 +38,10 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         "popularity: mean share of an item in training; novelty: bits; diversity: 1 - mean cosine"
     )
     k = report.calibration.at
-    if extra := [name for name in report.systems if name not in SYSTEMS]:
+    if extra := [n for n in report.systems if n not in (*SYSTEMS, *report.silent)]:
         yield _others(report, extra, k)
     if report.freshness:
+        yield Text("full, seeing only events that are older than a delay")
         yield _freshness(report, k)
     if report.slices:
         yield _slices(report, k)
@@ -79,7 +80,7 @@ def _others(report: Report, names: list[str], k: int) -> Table:
 
 def _freshness(report: Report, k: int) -> Table:
     hit, gain = f"hr@{k}", f"ndcg@{k}"
-    table = _table("events older than", hit, "lost", "95 % interval", gain, "lost", "95 % interval")
+    table = _table("older than", hit, "lost", "95 % interval", gain, "lost", "95 % interval")
     for delay in report.freshness:
         cells = []
         for name in (hit, gain):
