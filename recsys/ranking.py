@@ -40,11 +40,12 @@ class Context:
     @classmethod
     def of(cls, bundle: Bundle, who: Profile, candidates: Candidates) -> "Context":
         rows, recent = candidates.rows, who.sequence[:LOOK_BACK]
-        vectors = bundle.session_embedding.item_vectors
-        against = np.empty((len(recent) + 1, vectors.shape[1]), dtype=np.float32)
-        against[:-1] = vectors[recent]
-        against[-1] = who.taste
-        cosines = vectors[rows] @ against.T
+        cosines = np.zeros((len(rows), len(recent) + 1), dtype=np.float32)
+        if len(vectors := bundle.session_embedding.item_vectors):
+            against = np.empty((len(recent) + 1, vectors.shape[1]), dtype=np.float32)
+            against[:-1] = vectors[recent]
+            against[-1] = who.taste
+            cosines = vectors[rows] @ against.T
         affinity = np.full((len(rows), LOOK_BACK), -2, dtype=np.float32)
         affinity[:, : len(recent)] = cosines[:, :-1]
         table = bundle.transitions

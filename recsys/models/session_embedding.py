@@ -44,12 +44,12 @@ def fit(
     tick: Callable[[], None] = lambda: None,
 ) -> SessionEmbedding:
     """Train on every event that follows another in its session; ``tick`` is called each epoch."""
-    if not len(sequences.items):
+    ends, lengths, weights = _examples(sequences, config)
+    if not len(ends):
         empty = np.zeros((0, config.embedding_size), dtype=np.float32)
         return SessionEmbedding(empty, np.zeros((0, 0), dtype=np.float32))
     rng = np.random.default_rng(seed)
     table = _Table(items, config, rng)
-    ends, lengths, weights = _examples(sequences, config)
     degree = np.bincount(sequences.items, minlength=items).astype(np.float64)
     chance = degree**config.negative_power
     chance /= chance.sum()
@@ -70,7 +70,10 @@ def fit(
             step += 1
         tick()
     vectors = _unit(table.vectors, np.arange(items, dtype=np.int32))
-    vectors[degree == 0] = 0
+    trained = np.zeros(items, dtype=np.bool_)
+    trained[sequences.items[ends]] = True
+    trained[sequences.items[ends - 1]] = True
+    vectors[~trained] = 0
     return SessionEmbedding(vectors, table.place_weights)
 
 
@@ -96,7 +99,7 @@ def _examples(
     return (
         ends,
         np.minimum(place[ends], config.last_items).astype(np.int32),
-        (weights / weights.mean()).astype(np.float32),
+        (weights / max(weights.sum(), 1e-9) * len(ends)).astype(np.float32),
     )
 
 

@@ -214,7 +214,10 @@ def test_warning_of_a_new_catalogue(anonymous: tuple[Bundle, Log]) -> None:
 
 def test_without_a_session_embedding() -> None:
     """Likeness of items is then that of the ALS vectors, brought to unit length."""
-    bundle = train(log_from_frame(two_worlds(60)), small_config())
+    alone = two_worlds(60).with_columns(
+        user_id="session_id", session_id=pl.format("s{}", pl.int_range(pl.len()))
+    )
+    bundle = train(log_from_frame(alone), small_config())
     lengths = np.linalg.norm(item_vectors(bundle), axis=1)
     assert not len(bundle.session_embedding.item_vectors)
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
