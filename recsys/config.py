@@ -136,15 +136,15 @@ class IndexConfig:
 class RetrievalConfig:
     """Candidates that the ranker gets from each source; 0 turns a source off."""
 
-    transitions: int = 40
+    transitions: int = 30
     session_knn: int = 40
     session_embedding: int = 40
     embedding: int = 40  # only asked for visitors with a past: on sessions alone it adds nothing
-    item_knn: int = 0
+    item_knn: int = 30
     item_knn_past: int = 40
     own: int = 50  # what the known user came back to
-    recent: int = 0  # popular of late
-    popular: int = 20
+    recent: int = 10  # popular of late
+    popular: int = 10
 
 
 BLEND = {"embedding": 1.0, "item_knn": 1.0, "item_knn_past": 0.0, "popularity": 0.05}

@@ -1,6 +1,6 @@
 """Training: from a log to a bundle, read top to bottom."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from recsys.bundle import Bundle, Facts, sealed
 from recsys.config import Config
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings, samples
 from recsys.evaluation.split import EvaluationError, split
+from recsys.events import InputError
 from recsys.interactions import NoInteractionsError, fold
 from recsys.logs import Log, log_from_frame
 from recsys.models import (
@@ -45,7 +46,7 @@ def train(
     """
     config = config or Config()
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
-    stages = _Stages(progress, {} if seconds is None else seconds)
+    stages = Stages(progress, seconds)
     # The sources of the whole log are fitted beside those that the ranker learns from: compiled
     # code lets other threads run.
     with ThreadPoolExecutor(1) as beside:
@@ -80,7 +81,7 @@ def _recall(bundle: Bundle) -> dict[str, float]:
     }
 
 
-def _fit_sources(log: Log, config: Config, stages: "_Stages", prefix: str) -> Bundle:
+def _fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bundle:
     """Everything but the ranker, as a bundle that ranks by the blend."""
     seed, threads = config.training.seed, config.training.threads
     with stages.of(prefix + "interactions"):
@@ -146,43 +147,62 @@ class Ranker:
 class Examples:
     """Requests to learn from, one row a candidate.
 
-    table: float32 [rows, features]. labels: int8 [rows], 1 what was wanted. groups: int64
-    [requests], rows of each. openings: requests of a known user with no session yet.
+    table: float32 [rows, features], columns as in names. labels: int8 [rows], 1 what was wanted.
+    groups: int64 [requests], rows of each. openings: requests of a known user with no session yet.
+    target: what was wanted, of PROTOCOLS.
     """
 
+    names: list[str]
     table: NDArray[np.float32]
     labels: NDArray[np.int8]
     groups: NDArray[np.int64]
     openings: int
+    target: str
 
 
-def _fit_ranker(log: Log, config: Config, stages: "_Stages") -> Ranker:
-    """The ranker, or why there is none.
+class NothingToLearnError(InputError):
+    """A log has no requests to train a ranker on; the text says why."""
 
-    The log's tail is replayed against sources fitted on what precedes it, through the same
-    retrieval and features that will serve: nothing it learns from knew its future.
+
+def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Examples:
+    """What the ranker learns from: the log's tail, replayed point in time.
+
+    The tail meets sources fitted on what precedes it, through the same retrieval and features that
+    will serve: nothing in it knew its future. Raises NothingToLearnError.
     """
-    if not config.ranker.enabled:
-        return Ranker("blend: the ranker is off in the configuration")
+    stages = stages or Stages()
     try:
         parts = split(log, str(config.ranker.tail))
         head = _fit_sources(parts.train, config, stages, "head_")
     except (EvaluationError, NoInteractionsError) as error:
-        return Ranker(f"blend: {error}")
-    names = list(ranking.FEATURES)
-    head = replace(head, facts=replace(head.facts, features=dict.fromkeys(names, 0.0)))
+        raise NothingToLearnError(str(error)) from error
+    names = dict.fromkeys(ranking.FEATURES, 0.0)
+    head = replace(head, facts=replace(head.facts, features=names))
     target = config.ranker.target
     if target == "auto":
         target = "rest-of-session" if _simultaneous(log.frame) > 0.5 else "next-item"
     with stages.of("ranker_data"):
-        examples = _examples(head, parts.test, config, target)
-    count = len(examples.groups)
-    if count < config.ranker.min_requests:
-        needed = config.ranker.min_requests
-        return Ranker(f"blend: {count} requests to learn from, {needed} needed")
-    with stages.of("ranker", config.ranker.trees) as tick:
+        found = _examples(head, parts.test, config, target)
+    count, needed = len(found.groups), config.ranker.min_requests
+    if count < needed:
+        raise NothingToLearnError(f"{count} requests to learn from, {needed} needed")
+    return found
+
+
+def learn(
+    examples: Examples,
+    config: Config,
+    *,
+    without: Collection[str] = (),
+    stages: "Stages | None" = None,
+) -> Ranker:
+    """Train the forest. without: features that it is not shown."""
+    columns = [k for k, name in enumerate(examples.names) if name not in without]
+    names = [examples.names[k] for k in columns]
+    table = examples.table[:, columns] if without else examples.table
+    with (stages or Stages()).of("ranker", config.ranker.trees) as tick:
         trees, gain = forest.fit(
-            examples.table,
+            table,
             examples.labels,
             examples.groups,
             names,
@@ -191,14 +211,25 @@ def _fit_ranker(log: Log, config: Config, stages: "_Stages") -> Ranker:
             config.training.threads,
             tick,
         )
-    summary = f"forest of {config.ranker.trees} trees from {count} requests ({target})"
+    count = len(examples.groups)
+    summary = f"forest of {config.ranker.trees} trees from {count} requests ({examples.target})"
     return Ranker(summary, trees, gain, examples.openings)
+
+
+def _fit_ranker(log: Log, config: Config, stages: "Stages") -> Ranker:
+    """The ranker, or why there is none."""
+    if not config.ranker.enabled:
+        return Ranker("blend: the ranker is off in the configuration")
+    try:
+        return learn(examples(log, config, stages), config, stages=stages)
+    except NothingToLearnError as error:
+        return Ranker(f"blend: {error}")
 
 
 def _examples(head: Bundle, tail: Log, config: Config, target: str) -> Examples:
     """Features and labels of the candidates of sampled requests that hold something wanted."""
     rng = np.random.default_rng(config.training.seed)
-    tables, labels, groups, openings = [], [], [], 0
+    tables, labels, groups, opened = [], [], [], 0
     for sample in _sampled(tail.frame, config, rng):
         session = sample.moment.session(config)
         who = retrieval.profile(head, session)
@@ -216,12 +247,17 @@ def _examples(head: Bundle, tail: Log, config: Config, target: str) -> Examples:
             tables.append(table)
             labels.append(right.astype(np.int8))
             groups.append(len(right))
-            openings += sample.prefix == 0
-    if not groups:
-        return Examples(
-            np.zeros((0, 0), dtype=np.float32), np.zeros(0, np.int8), np.zeros(0, np.int64), 0
-        )
-    return Examples(np.concatenate(tables), np.concatenate(labels), np.array(groups), openings)
+            opened += sample.prefix == 0
+    names = list(head.facts.features)
+    table = np.concatenate([np.zeros((0, len(names)), dtype=np.float32), *tables])
+    return Examples(
+        names,
+        table,
+        np.concatenate([np.zeros(0, dtype=np.int8), *labels]),
+        np.array(groups, dtype=np.int64),
+        opened,
+        target,
+    )
 
 
 def _sampled(frame: pl.DataFrame, config: Config, rng: np.random.Generator) -> Iterator[Sample]:
@@ -238,12 +274,14 @@ def _simultaneous(frame: pl.DataFrame) -> float:
     return float((steps == 0).mean() or 0.0)  # type: ignore[arg-type]  # of booleans: a float
 
 
-class _Stages:
+class Stages:
     """Progress and seconds of named stages."""
 
-    def __init__(self, progress: Progress | None, seconds: dict[str, float]) -> None:
+    def __init__(
+        self, progress: Progress | None = None, seconds: dict[str, float] | None = None
+    ) -> None:
         self.progress = progress
-        self.seconds = seconds
+        self.seconds = {} if seconds is None else seconds
         self.stopped = False  # by an interrupt: whatever runs beside ends at its next step
 
     @contextmanager
