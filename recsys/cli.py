@@ -88,12 +88,13 @@ def train(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """`recsys evaluate`: temporal split -> train on the past -> replay the rest."""
+    from recsys.evaluation.ablation import ablation
     from recsys.evaluation.evaluate import check_question
     from recsys.evaluation.evaluate import evaluate as evaluate_bundle
     from recsys.evaluation.freshness import CURVE, check_clock
     from recsys.evaluation.origin import Origin
     from recsys.evaluation.page import check_page, write
-    from recsys.evaluation.tables import report_table
+    from recsys.evaluation.tables import ablation_table, report_table
     from recsys.training import train as train_bundle
 
     config = _config(arguments)
@@ -124,12 +125,27 @@ def evaluate(arguments: argparse.Namespace) -> int:
             progress=progress,
             seed=config.training.seed,
         )
+        parts = []
+        if (arguments.ablation or arguments.report) and not report.partial:
+            parts = ablation(
+                bundle,
+                train_log,
+                test_log,
+                protocol=arguments.protocol,
+                min_prefix=arguments.min_prefix,
+                at=max(arguments.at),
+                placement=arguments.placement,
+                seed=config.training.seed,
+                progress=progress,
+            )
     console.print(report_table(report))
+    if parts:
+        console.print(ablation_table(parts))
     for warning in report.warnings:
         console.print(f"[yellow]{warning}[/]", highlight=False)
     for note in [*train_log.notes, *report.notes]:
         console.print(f"[dim]{note}[/]", highlight=False)
-    found = report.to_dict()
+    found = {**report.to_dict(), "ablation": parts}
     if arguments.report:
         found["reproduce"] = dataclasses.asdict(Origin.of(arguments.words, _files(arguments)))
     _print_json(arguments, found)
@@ -201,12 +217,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="0s,1m,…",
         help="also ask with events hidden that are younger than each delay",
     )
+    sub.add_argument(
+        "--ablation", action="store_true", help="also without each source and group of features"
+    )
     sub.add_argument("--slices", action="store_true", help="also by session length, visitor, item")
     sub.add_argument(
         "--report",
         type=Path,
         metavar="OUT.html",
-        help="write one self-contained page: plots, all systems, freshness, slices",
+        help="write one self-contained page: plots, all systems, freshness, slices, ablation",
     )
     _add_log_options(sub)
 

@@ -193,6 +193,10 @@ def _rank(source: str) -> Feature:
     return rank
 
 
+def _named(*features: Feature) -> dict[str, Feature]:
+    return {feature.__name__: feature for feature in features}
+
+
 LEARNED_SOURCES = (
     "transitions",
     "session_knn",
@@ -203,38 +207,27 @@ LEARNED_SOURCES = (
     "own",
 )
 
+# Features that no single source gives, in groups that an ablation takes out together.
+GROUPS: dict[str, dict[str, Feature]] = {
+    "cosines": _named(session_cosine, last_cosine, second_cosine, highest_cosine),
+    "links": _named(share_after_last, share_after_second, share_back, links_from_session),
+    "touches": _named(times_touched, events_since_touched),
+    "popularity": _named(popularity, late_popularity, recent_popularity, rise, age, freshness),
+    "session": _named(events, distinct_items, repeats, last_popularity, session_knn_support),
+    "user": _named(past_items),
+}
+
 # Every feature is one function and one entry; a bundle names those its ranker was trained on.
 FEATURES: dict[str, Feature] = {
     **{f"{source}_score": _score(source) for source in LEARNED_SOURCES},
     **{f"{source}_rank": _rank(source) for source in LEARNED_SOURCES},
-    **{
-        feature.__name__: feature
-        for feature in (
-            session_cosine,
-            last_cosine,
-            second_cosine,
-            highest_cosine,
-            share_after_last,
-            share_after_second,
-            share_back,
-            links_from_session,
-            times_touched,
-            events_since_touched,
-            popularity,
-            late_popularity,
-            recent_popularity,
-            rise,
-            age,
-            freshness,
-            events,
-            distinct_items,
-            repeats,
-            last_popularity,
-            session_knn_support,
-            past_items,
-        )
-    },
+    **{name: feature for group in GROUPS.values() for name, feature in group.items()},
 }
+
+
+def source_features(source: str) -> frozenset[str]:
+    """Names of the features that only say what one source thinks."""
+    return frozenset({f"{source}_score", f"{source}_rank"} & FEATURES.keys())
 
 
 def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:

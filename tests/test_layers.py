@@ -22,7 +22,7 @@ ORDER = [
     *("embedded", "store", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
-    *("evaluation.findings", "evaluation.tables", "evaluation.evaluate"),
+    *("evaluation.findings", "evaluation.tables", "evaluation.evaluate", "evaluation.ablation"),
     *("evaluation.origin", "evaluation.plots", "evaluation.page"),
     "cli",
 ]

@@ -1,6 +1,7 @@
 """Tables: a report for a terminal, which may be 80 columns wide."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
@@ -15,6 +16,22 @@ from recsys.metrics import Estimate
 def report_table(report: Report) -> Group:
     """The figures for a terminal; notes and warnings are left to the caller."""
     return Group(*_parts(report))
+
+
+def ablation_table(rows: list[dict[str, Any]]) -> Table:
+    """What changes when one source or group of features is off; rows as `ablation` gives them."""
+    columns = [name for name in rows[0]["figures"] if name.split("@")[0] in ("hr", "mrr", "ndcg")]
+    table = _table("off", "part", *columns, "95 % interval of the last", "µs")
+    for row in rows:
+        last = row["difference"][columns[-1]]
+        table.add_row(
+            row["off"],
+            row["group"],
+            *(f"{row['difference'][column]['value']:+.4f}" for column in columns),
+            f"{last['low']:+.4f} … {last['high']:+.4f}",
+            f"{row['microseconds']:+.0f}",
+        )
+    return table
 
 
 def percent(estimate: Estimate) -> tuple[str, str]:

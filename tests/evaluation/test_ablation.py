@@ -1,0 +1,65 @@
+"""What lists are worth without one source or group of features."""
+
+import dataclasses
+
+import pytest
+
+from recsys import ranking, retrieval
+from recsys.bundle import Bundle
+from recsys.evaluation.ablation import ablation
+from recsys.evaluation.split import split
+from recsys.logs import Log, log_from_frame
+from recsys.metrics import METRICS
+from recsys.training import train
+from tests.synthetic import small_config
+from tests.test_training import RANKED, circle
+
+# Where the walk goes on is known to the transitions alone.
+ONLY = dict.fromkeys(retrieval.SOURCES, 0) | {"transitions": 3, "popular": 1}
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Bundle, Log, Log]:
+    config = small_config(**RANKED, retrieval=ONLY)
+    cut = split(log_from_frame(circle(400)), "0.2")
+    return train(cut.train, config), cut.train, cut.test
+
+
+def asked(parts: tuple[Bundle, Log, Log]) -> dict[str, dict]:  # type: ignore[type-arg]
+    rows = ablation(*parts, protocol="next-item", min_prefix=1, at=1, placement="continue", seed=1)
+    return {row["off"]: row for row in rows}
+
+
+def test_what_is_needed_is_missed(parts: tuple[Bundle, Log, Log]) -> None:
+    """Without the one source that proposes the right item lists lose, and certainly so."""
+    rows = asked(parts)
+    assert rows["transitions"]["group"] == "source"
+    change = rows["transitions"]["difference"]["hr@1"]
+    assert change["high"] < -0.1
+    assert change["low"] <= change["value"] <= change["high"]
+    assert rows["popular"]["difference"]["hr@1"]["value"] > -0.1
+
+
+def test_every_part_that_is_on_has_a_row(parts: tuple[Bundle, Log, Log]) -> None:
+    """Sources with candidates and all groups of features, each with all figures."""
+    rows = asked(parts)
+    assert set(rows) == {"transitions", "popular", *ranking.GROUPS}
+    for row in rows.values():
+        assert set(row["figures"]) == {f"{name}@1" for name in METRICS} == set(row["difference"])
+
+
+def test_groups_hold_every_feature_that_no_source_gives() -> None:
+    """With the sources' own, the groups make up the feature table."""
+    grouped = [name for group in ranking.GROUPS.values() for name in group]
+    own = set().union(*map(ranking.source_features, retrieval.SOURCES))
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) | own == set(ranking.FEATURES)
+
+
+def test_without_a_ranker_there_is_nothing_to_leave_out(parts: tuple[Bundle, Log, Log]) -> None:
+    """A bundle that ranks by the blend has no rows."""
+    bundle, train_log, test_log = parts
+    config = dataclasses.replace(
+        bundle.config, ranker=dataclasses.replace(bundle.config.ranker, enabled=False)
+    )
+    assert asked((train(train_log, config), train_log, test_log)) == {}
