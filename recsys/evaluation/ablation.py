@@ -122,7 +122,7 @@ def _values(
     seed: int,
     progress: Progress | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Figures [lists, variants, METRICS], the cluster of each list, microseconds [lists, variants]."""
+    """Figures [lists, variants, METRICS], clusters [lists], microseconds [lists, variants]."""
     config, kind = variants[0].bundle.config, variants[0].bundle.config.placements[placement]
     request = Request(n=at, placement=placement)
     ids = test.frame["session_id"].unique(maintain_order=True)
