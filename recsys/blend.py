@@ -1,7 +1,7 @@
 """Blend: ranking by weighted parts, where no ranker applies.
 
-It needs no order of events and little data: the fold-in of session and past into the embedding,
-item neighbours, popularity.
+It needs no order of events and little data. Every part is over its highest value in the request,
+so that one set of weights makes sense for every log, visitor and model.
 """
 
 import numpy as np
@@ -9,34 +9,33 @@ import numpy as np
 from recsys.bundle import Bundle
 from recsys.models import item_knn
 from recsys.models.embedding import fold_in
-from recsys.retrieval import NOTHING, Floats, Profile, Ranked, Rows, merge
+from recsys.retrieval import NOTHING, Floats, Profile, Ranked, Rows, Scored, merge
 
 
 def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
-    """Candidates of every part, each scored by every part.
+    """Candidates of every part but the embedding, each scored by every part.
 
-    The ``at_least`` most popular items are always among them, so that a list can be filled
-    whatever the rules take out.
+    The embedding only scores: what it would add to the neighbours of a visitor's items is rarely
+    right, and finding it is the dearest step. The ``at_least`` most popular items are always among
+    the candidates, so that a list can be filled whatever the rules take out.
     """
     config = bundle.config.blend
-    items = len(bundle.items)
-    vector = joint_fold_in(bundle, who)
-    near = item_knn.scores(bundle.item_knn, *who.live)
-    near_past = item_knn.scores(bundle.item_knn, *who.past)
-    proposals = [np.arange(min(items, max(config.popular, at_least)), dtype=np.int32)]
-    if len(who.live[0]) or len(who.past[0]):
-        proposals.append(bundle.index.search(vector, config.embedding)[0])
-        proposals.append(_top(near, config.item_knn))
-        proposals.append(_top(near_past, config.item_knn))
-    rows = np.unique(np.concatenate(proposals))
-    popularity = np.log1p(bundle.popularity.counts[rows]) / np.log1p(bundle.popularity.counts[0])
+    popular = min(len(bundle.items), max(config.popular, at_least))
+    recent = bundle.popularity.recent_order[: config.popular]
+    near = item_knn.propose(bundle.item_knn, *who.live, config.item_knn)
+    near_past = item_knn.propose(bundle.item_knn, *who.past, config.item_knn)
+    proposed = (recent, near[0], near_past[0], who.past[0])
+    rows = np.unique(np.concatenate([np.arange(popular, dtype=np.int32), *proposed]))
     values: dict[str, Floats] = {
-        "embedding": bundle.embedding.item_factors[rows] @ vector,
-        "item_knn": near[rows],
-        "item_knn_past": near_past[rows],
-        "popularity": popularity,
+        "embedding": bundle.embedding.item_factors[rows] @ joint_fold_in(bundle, who),
+        "item_knn": _spread(rows, near),
+        "item_knn_past": _spread(rows, near_past),
+        "own": _spread(rows, who.past),
+        "popularity": np.log1p(bundle.popularity.counts[rows]),
+        "recent": bundle.popularity.recent[rows] * np.float32(_in_order(bundle)),
     }
-    parts = {name: np.float32(config.weights[name]) * value for name, value in values.items()}
+    weights = _weights(bundle, who)
+    parts = {name: np.float32(weights[name]) * _relative(part) for name, part in values.items()}
     scores = np.stack(list(parts.values())).sum(axis=0)
     return Ranked(rows, scores, parts, parts)
 
@@ -50,9 +49,26 @@ def joint_fold_in(bundle: Bundle, who: Profile) -> Floats:
     return fold_in(bundle.embedding, rows, confidence * np.float32(config.alpha))
 
 
-def _top(scores: Floats, k: int) -> Rows:
-    """Rows of the k highest positive scores, ties by row."""
-    rows = np.flatnonzero(scores)
-    if len(rows) > k:
-        rows = rows[np.lexsort((rows, -scores[rows]))[:k]]
-    return rows.astype(np.int32)
+def _in_order(bundle: Bundle) -> bool:
+    """Whether the end of the log is its latest part: not where it is the last of its users."""
+    counts = bundle.facts.counts
+    return bundle.facts.clock == "time" or counts["sessions"] != counts["users"]
+
+
+def _weights(bundle: Bundle, who: Profile) -> dict[str, float]:
+    """The configured weights; without a session the past speaks in its place."""
+    weights = bundle.config.blend.weights
+    return weights if len(who.live[0]) else {**weights, "item_knn_past": weights["item_knn"]}
+
+
+def _spread(rows: Rows, scored: Scored) -> Floats:
+    """Scores spread over ascending rows that hold all of theirs; 0 elsewhere."""
+    values = np.zeros(len(rows), dtype=np.float32)
+    values[np.searchsorted(rows, scored[0])] = scored[1]
+    return values
+
+
+def _relative(part: Floats) -> Floats:
+    """A part over its highest value; as it is where none is positive."""
+    highest = part.max(initial=0)
+    return part / highest if highest > 0 else part

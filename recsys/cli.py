@@ -204,7 +204,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what is replayed at the log's end: a period (36h, 1d, 2w) or a share (0.1); "
         "default: the last tenth of the events",
     )
-    sub.add_argument("--protocol", choices=["next-item", "rest-of-session"], default="next-item")
+    sub.add_argument(
+        "--protocol", choices=["next-item", "rest-of-session", "user"], default="next-item"
+    )
     sub.add_argument("--min-prefix", type=int, default=1, help="first prefix length tested")
     sub.add_argument("--at", type=int, nargs="+", default=[20], metavar="K", help="list lengths")
     sub.add_argument("--placement", default="default", help="a placement of the configuration")

@@ -15,7 +15,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from recsys.events import EVENT_WEIGHTS, InputError
 
-EmbeddingModel = Literal["als", "bpr"]
+EmbeddingModel = Literal["als", "bpr", "svd"]
+
+# Passes over the matrix after which each embedding model changes little.
+EPOCHS = {"als": 15, "bpr": 15, "svd": 5}
 IndexKind = Literal["auto", "exact", "hnsw", "ivfpq", "sq8"]
 
 
@@ -23,6 +26,7 @@ IndexKind = Literal["auto", "exact", "hnsw", "ivfpq", "sq8"]
 MAY_BE_ZERO = {
     "training.seed",
     "training.threads",
+    "embedding.epochs",
     "index.ivf_lists",
     "session_index.ivf_lists",
     "retrieval",
@@ -61,22 +65,27 @@ class SessionConfig:
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    model: EmbeddingModel = "als"
-    embedding_size: int = 128  # dimensions; quality on click logs is flat beyond
-    epochs: int = 15
-    reg: float = 1.0  # ridge weight of ALS and of the fold-in, any model
+    model: EmbeddingModel = "svd"
+    embedding_size: int = 256  # dimensions; people with long histories gain up to 512 and more
+    epochs: int = 0  # 0: as many as the model needs, see EPOCHS
+    reg: float = 1.0  # ridge weight of ALS and of its and BPR's fold-in
     alpha: float = 20.0  # ALS confidence of one view
     learning_rate: float = 0.05  # bpr only
-    history_items: int = 100  # a known user's strongest items that join the fold-in
-    history_weight: float = 0.3  # weight of history against the session in fold-in and item-kNN
+    history_items: int = 200  # a known user's latest items that join the fold-in and item-kNN
+    history_weight: float = 0.3  # weight of history against the session in the fold-in
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epochs", self.epochs or EPOCHS[self.model])
 
 
 @dataclass(frozen=True)
 class ItemKnnConfig:
-    neighbours: int = 100  # kept per item
+    neighbours: int = 200  # kept per item
     # Exponent of both items' degrees in the normalisation: 0.5 is the cosine, lower favours popular
     # neighbours.
-    degree_power: float = 0.3
+    degree_power: float = 0.4
+    # A session of n items counts n ** -length_power: in a long one items meet by chance.
+    length_power: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -147,16 +156,24 @@ class RetrievalConfig:
     popular: int = 10
 
 
-BLEND = {"embedding": 1.0, "item_knn": 1.0, "item_knn_past": 0.0, "popularity": 0.05}
+# Each part is over its highest value in the request. item_knn_past counts beside a session; without
+# one it has item_knn's weight.
+BLEND = {
+    "embedding": 0.7,
+    "item_knn": 1.0,
+    "item_knn_past": 0.2,
+    "own": 0.2,
+    "popularity": 0.05,
+    "recent": 0.2,
+}
 
 
 @dataclass(frozen=True)
 class BlendConfig:
     """Ranks without a ranker: without live session, for baskets, or without data to train one."""
 
-    # Candidates taken from each source.
-    embedding: int = 150
-    item_knn: int = 300
+    # Candidates: neighbours of the session and of the past each, and popular and recent items each.
+    item_knn: int = 500
     popular: int = 100
     # Weight of each named part; those not given keep their default.
     weights: dict[str, float] = field(default_factory=lambda: dict(BLEND))

@@ -42,7 +42,7 @@ def test_a_configuration_survives_the_bundle() -> None:
     [
         ({"embeding": {}}, "embeding: unknown setting; did you mean 'embedding'?"),
         ({"embedding": {"regg": 1}}, "embedding.regg: unknown setting; did you mean 'reg'?"),
-        ({"embedding": {"model": "svd"}}, "embedding.model: 'svd' is not one of als, bpr"),
+        ({"embedding": {"model": "nmf"}}, "embedding.model: 'nmf' is not one of als, bpr, svd"),
         ({"embedding": {"epochs": 1.5}}, "embedding.epochs: expected int, got 1.5"),
         ({"embedding": {"epochs": True}}, "embedding.epochs: expected int, got True"),
         ({"embedding": {"epochs": -1}}, "embedding.epochs: must not be negative, got -1"),

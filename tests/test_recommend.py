@@ -4,12 +4,14 @@ import dataclasses
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 
 from recsys import retrieval
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement
 from recsys.events import Event, InputError
+from recsys.logs import log_from_frame
 from recsys.recommend import Request, UnknownPlacementError, recommend, similar
 from recsys.session import Session
 from recsys.training import train
@@ -56,12 +58,23 @@ def test_a_known_user_without_session_gets_their_side(bundle: Bundle) -> None:
     assert sides(answer.item_ids) == {1}
 
 
-def test_a_stranger_gets_popular_items(bundle: Bundle) -> None:
-    """Nothing known: the most popular items, in that order."""
-    answer = recommend(bundle, Session(), Request(n=4))
+def test_a_stranger_gets_popular_items_those_of_late_first() -> None:
+    """Nothing known: what is popular at the log's end leads, then what was popular before."""
+    order = ["old"] * 60 + ["rare"] * 5 + ["new"] * 5
+    rows = [{"session_id": f"s{k}", "item_id": i} for k, i in enumerate(order) for _ in range(2)]
+    answer = recommend(train(log_frame(rows), small_config()), Session(), Request(n=3))
     assert answer.tier == "popular"
-    assert answer.item_ids == bundle.items.ids(range(4))
-    assert set(answer.reasons) == {"popularity"}
+    assert answer.item_ids == ["new", "old", "rare"]
+    assert answer.reasons == ["recent", "popularity", "popularity"]
+
+
+def test_the_end_of_a_log_in_order_of_users_is_not_its_latest_part() -> None:
+    """Without times and with one session a user, the last rows are only the last users."""
+    rows = [{"user": f"u{k}", "item": "old"} for k in range(60)]
+    rows += [{"user": f"u{k}", "item": "new"} for k in range(60, 70)]
+    both = {"user_id": "user", "session_id": "user", "item_id": "item"}
+    bundle = train(log_from_frame(pl.DataFrame(rows), columns=both), small_config())
+    assert recommend(bundle, Session(), Request(n=2)).item_ids == ["old", "new"]
 
 
 def test_unknown_items_and_users_are_ignored(bundle: Bundle) -> None:

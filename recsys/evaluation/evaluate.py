@@ -15,7 +15,7 @@ from recsys.bundle import Bundle
 from recsys.config import Config, nearest
 from recsys.evaluation import findings
 from recsys.evaluation.freshness import check_clock, parse_delays
-from recsys.evaluation.replay import PROTOCOLS, Sample, samples
+from recsys.evaluation.replay import PROTOCOLS, Sample, people, samples
 from recsys.evaluation.report import Report
 from recsys.evaluation.split import EvaluationError, check_point_in_time
 from recsys.evaluation.systems import ON_REQUEST, SYSTEMS, Panel, check_systems
@@ -61,7 +61,11 @@ def evaluate(
     only = _drawn(test, max_sessions, seed)
     partial = False
     try:
-        found = samples(test.frame, bundle.config, min_prefix, only)
+        found = (
+            people(test.frame, bundle.config, only)
+            if protocol == "user"
+            else samples(test.frame, bundle.config, min_prefix, only)
+        )
         # One thread, as a server's worker has; BLAS threads cost more than they bring here.
         with threadpool_limits(1):
             for sample in _watched(found, len(test.frame), progress):
@@ -135,6 +139,8 @@ def _answer(panel: Panel, sample: Sample, protocol: str) -> Answer | None:
     start = perf_counter_ns()
     session = sample.moment.session(panel.bundle.config)
     folded = perf_counter_ns() - start
+    if protocol == "user" and not panel.knows(session.user_id):
+        return None  # of a stranger nothing is known before the first event
     barred = panel.barred(session)
     targets = PROTOCOLS[protocol](sample, barred)
     if not targets:

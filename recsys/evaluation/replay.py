@@ -133,6 +133,25 @@ def openings(frame: pl.DataFrame, config: Config) -> Iterator[Sample]:
         yield Sample(before, 0, [], ahead.items[first:end])
 
 
+def people(
+    frame: pl.DataFrame, config: Config, only: Collection[str] | None = None
+) -> Iterator[Sample]:
+    """One sample a user: the moment before their first event, with nothing live.
+
+    upcoming: the items of all their positive events in the log. only: ids of the sessions whose
+    events count; empty samples are left out. Events without a user have none.
+    """
+    theirs = frame.filter(_positive(frame, config.events), pl.col("user_id").is_not_null())
+    if only is not None:
+        theirs = theirs.filter(pl.col("session_id").is_in(list(only)))
+    grouped = theirs.with_row_index("row").group_by("user_id", maintain_order=True)
+    for user, row, session, items in grouped.agg(
+        pl.col("row").first(), pl.col("session_id").first(), "item_id"
+    ).iter_rows():
+        event = Event("view", session, user_id=user)
+        yield Sample(Moment(row, event, user, 0, (), ()), 0, [], items)
+
+
 def next_item(sample: Sample, barred: Collection[str]) -> frozenset[str]:
     """The next item, repeats allowed; items that the list may not hold now are passed over.
 
@@ -146,10 +165,20 @@ def rest_of_session(sample: Sample, barred: Collection[str]) -> frozenset[str]:
     return frozenset(sample.upcoming).difference(sample.seen, barred)
 
 
+def user(sample: Sample, barred: Collection[str]) -> frozenset[str]:
+    """All items that the list may hold: of a user without session, all that the log brings.
+
+    With ``people``, and training items taken out by the placement, it is the protocol of the
+    literature on user-item data (He et al., "LightGCN", SIGIR 2020).
+    """
+    return frozenset(sample.upcoming).difference(barred)
+
+
 # From a sample and the items barred from its list to the items looked for, maybe none.
 PROTOCOLS: dict[str, Callable[[Sample, Collection[str]], frozenset[str]]] = {
     "next-item": next_item,
     "rest-of-session": rest_of_session,
+    "user": user,
 }
 
 

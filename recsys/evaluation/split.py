@@ -1,6 +1,7 @@
 """Split: a log cut at one moment into training and test, never at random."""
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from recsys.logs import Log
 # A share of the events rather than of the time span: one stray early date would stretch the span.
 DEFAULT_TEST = "10%"
 
+SEED = 42  # of the rows drawn where their order means nothing
+
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -25,7 +28,8 @@ class EvaluationError(InputError):
 class Split:
     """train: every event before ``cut``. test: sessions that start at or after it.
 
-    cut: Unix seconds, or a row number where the log's clock is its row order. notes: what was
+    cut: Unix seconds, or a row number where the log's clock is its row order; NaN where each user's
+    events are cut apart. notes: what was
     chosen and what was left out, for people.
     """
 
@@ -39,12 +43,16 @@ def split(log: Log, test: str = DEFAULT_TEST) -> Split:
     """Cut a log so that nothing in training is later than anything in test.
 
     test: a period at the end ("36h", "1d", "2w"), or a share ("10%", "0.1") of the events, of the
-    sessions in order of their start where the clock is row order. Events after the cut of sessions
+    sessions in order of their start where the clock is row order, of each user's events where the
+    sessions then are the users: whole users at the end would tell nothing of those who stay. Events
+    after the cut of sessions
     that began before it are in neither part: in training they would be the future, in test their
     session would lack its beginning. Raises EvaluationError.
     """
     if log.frame.is_empty():
         raise EvaluationError("the log is empty: nothing to split")
+    if log.clock == "rows" and _one_session_a_user(log.frame):
+        return _within_users(log, test)
     cut = _cut(log, test)
     time, start = pl.col("timestamp"), pl.col("timestamp").min().over("session_id")
     train = log.frame.filter(time < cut)
@@ -103,16 +111,69 @@ def check_point_in_time(bundle: Bundle, test: Log) -> None:
         )
 
 
+def _one_session_a_user(frame: pl.DataFrame) -> bool:
+    """Whether the sessions are the users, more than one of them."""
+    users, sessions = frame["user_id"], frame["session_id"]
+    pairs = frame.select("user_id", "session_id").n_unique()
+    return users.null_count() == 0 and 1 < pairs == users.n_unique() == sessions.n_unique()
+
+
+def _within_users(log: Log, test: str) -> Split:
+    """The last share of each user's rows, or drawn ones where the rows are in order of item ids."""
+    period, share = _parse(test)
+    if period is not None:
+        raise EvaluationError(_no_periods(test, "each user's rows"))
+    drawn = _in_item_order(log.frame)
+    place = pl.int_range(pl.len())
+    if drawn:
+        place = place.shuffle(seed=SEED)
+    count = pl.len()
+    # Everybody keeps a row to train on.
+    held = pl.min_horizontal((count * share).round().cast(pl.Int64), count.cast(pl.Int64) - 1)
+    is_test = log.frame.select((place >= count - held).over("user_id")).to_series()
+    train, later = log.frame.filter(~is_test), log.frame.filter(is_test)
+    if later.is_empty():
+        raise EvaluationError(
+            f"no user has rows enough to hold out {test!r}: choose a larger share"
+        )
+    which = "drawn rows, as each user's are in order of item ids" if drawn else "the last rows"
+    share_text = test if test.endswith("%") else f"{share:.0%}"
+    return Split(
+        train=dataclasses.replace(log, frame=train),
+        test=dataclasses.replace(log, frame=later),
+        cut=math.nan,
+        notes=(
+            f"test: {which} of each user, {share_text}: there are no times, a session is a user",
+        ),
+    )
+
+
+def _in_item_order(frame: pl.DataFrame) -> bool:
+    """Whether every user's rows ascend by item id, as text or number: no order of events."""
+    items = frame["item_id"]
+    numbers = items.cast(pl.Float64, strict=False)
+    keys = [items] if numbers.null_count() else [items, numbers]
+    columns = [key.alias(f"key{k}") for k, key in enumerate(keys)]
+    steps = frame.select("user_id", *columns).select(
+        (pl.col(c.name) >= pl.col(c.name).shift(1)).over("user_id").all() for c in columns
+    )
+    return any(steps.row(0)) and items.n_unique() > 1
+
+
+def _no_periods(test: str, of_what: str) -> str:
+    return (
+        f"the log has no timestamps, so a period ({test!r}) cannot be cut off; "
+        f"give a share of {of_what}, such as {DEFAULT_TEST!r}"
+    )
+
+
 def _cut(log: Log, test: str) -> float:
     """The first moment of the test part."""
     period, share = _parse(test)
     times = log.frame["timestamp"]
     if period is not None:
         if log.clock == "rows":
-            raise EvaluationError(
-                f"the log has no timestamps, so a period ({test!r}) cannot be cut off; "
-                f"give a share of its sessions, such as {DEFAULT_TEST!r}"
-            )
+            raise EvaluationError(_no_periods(test, "its sessions"))
         return float(times[-1]) - period
     if log.clock == "rows":
         times = log.frame.group_by("session_id").agg(pl.col("timestamp").min())["timestamp"].sort()

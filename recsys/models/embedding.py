@@ -8,22 +8,29 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.config import EmbeddingConfig
-from recsys.models import als, bpr
+from recsys.models import als, bpr, svd
 
 Fit = Callable[
     [sparse.csr_matrix, EmbeddingConfig, int, int, Callable[[], None]], NDArray[np.float32]
 ]
 
 # Every embedding model is one function and one line here.
-MODELS: dict[str, Fit] = {"als": als.fit, "bpr": bpr.fit}
+MODELS: dict[str, Fit] = {"als": als.fit, "bpr": bpr.fit, "svd": svd.fit}
+
+NONE = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """item_factors: float32 [items, d]. projector: float32 [d, d] = (Yᵀ Y + reg I)⁻¹."""
+    """item_factors: float32 [items, d].
+
+    projector: float32 [d, d] = (Yᵀ Y + reg I)⁻¹, empty for svd. shares: float32 [items], what an
+    item adds of its factors to a visitor of an svd; empty for the other models.
+    """
 
     item_factors: NDArray[np.float32]
     projector: NDArray[np.float32]
+    shares: NDArray[np.float32]
 
 
 def fit(
@@ -41,25 +48,32 @@ def fit(
             f"{config.model} diverged: raise [embedding] reg (now {config.reg}) "
             f"or lower alpha (now {config.alpha})"
         )
+    if config.model == "svd":
+        return Embedding(factors, np.zeros((0, 0), dtype=np.float32), svd.shares(matrix))
     wide = factors.astype(np.float64)
     gram = wide.T @ wide + config.reg * np.eye(factors.shape[1])
-    return Embedding(factors, np.linalg.inv(gram).astype(np.float32))
+    return Embedding(factors, np.linalg.inv(gram).astype(np.float32), NONE)
 
 
 def fold_in(
     embedding: Embedding, rows: NDArray[np.int32], confidence: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The visitor vector x that solves (Yᵀ Y + reg I + Yₛᵀ (C - I) Yₛ) x = Yₛᵀ C 1.
+    """The visitor vector, as the embedding was trained.
 
     rows: int32 [n], distinct item rows. confidence: float32 [n], > 0. Returns float32 [d].
-    With P the projector and G = Yₛ P Yₛᵀ, the Woodbury identity gives
-    x = P Yₛᵀ (I + (C - I) G)⁻¹ C 1: an n x n system instead of d x d.
-    Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets",
-    ICDM 2008, eq. 4. For a model other than ALS it is the same ridge projection.
+    svd: the projection of the visitor's normalised row, c D_i^-1/2 V / (sum c)^1/2.
+    The others: the x that solves (Yᵀ Y + reg I + Yₛᵀ (C - I) Yₛ) x = Yₛᵀ C 1. With P the projector
+    and G = Yₛ P Yₛᵀ, the Woodbury identity gives x = P Yₛᵀ (I + (C - I) G)⁻¹ C 1: an n x n system
+    instead of d x d. Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback
+    datasets", ICDM 2008, eq. 4. For bpr it is the same ridge projection.
     """
     y = embedding.item_factors[rows]
     if not len(rows):
         return np.zeros(embedding.item_factors.shape[1], dtype=np.float32)
+    if len(embedding.shares):
+        row = confidence * embedding.shares[rows] / np.sqrt(confidence.sum())
+        projection: NDArray[np.float32] = (row @ y).astype(np.float32, copy=False)
+        return projection
     projected = y @ embedding.projector
     system = (confidence - 1.0)[:, None] * (projected @ y.T)
     system.flat[:: len(rows) + 1] += 1.0

@@ -23,28 +23,21 @@ class ItemKnn:
 
 
 def fit(by_session: sparse.csr_matrix, config: ItemKnnConfig, threads: int) -> ItemKnn:
-    """The nearest items of each under co(i, j) / (degree(i) degree(j)) ** degree_power."""
+    """The nearest items of each under co(i, j) / (degree(i) degree(j)) ** degree_power.
+
+    co(i, j): sum over the sessions with both of 1 / (their number of items) ** length_power.
+    """
     items = by_session.shape[1]
+    lengths = np.maximum(np.asarray(by_session.sum(axis=1)).ravel(), 1.0)
+    weigh = sparse.diags_array(lengths ** (-config.length_power / 2))
     degree = np.asarray(by_session.sum(axis=0)).ravel()
     scale = sparse.diags_array(np.maximum(degree, 1.0) ** -config.degree_power)
-    normalised = sparse.csr_matrix(by_session @ scale, dtype=np.float64)
+    normalised = sparse.csr_matrix(weigh @ by_session @ scale, dtype=np.float64)
     k = min(config.neighbours, items - 1)
     # One more than asked for: each item is its own nearest neighbour.
     pairs = all_pairs_knn(normalised, k + 1, show_progress=False, num_threads=threads).tocoo()
     real = (pairs.row != pairs.col) & (pairs.data > 0)
     return _table(pairs.row[real], pairs.col[real], pairs.data[real], items, k)
-
-
-def scores(model: ItemKnn, rows: Rows, weights: Floats) -> Floats:
-    """Similarity of every item to weighted rows: sum of weight * similarity over sum of weights."""
-    items = len(model.neighbours)
-    if not len(rows):
-        return np.zeros(items, dtype=np.float32)
-    near = model.neighbours[rows]
-    votes = (model.similarities[rows] * (weights / weights.sum())[:, None]).ravel()
-    # Missing neighbours (-1) carry no vote and fall on item 0.
-    total = np.bincount(np.maximum(near, 0).ravel(), weights=votes, minlength=items)
-    return total.astype(np.float32)
 
 
 def propose(model: ItemKnn, rows: Rows, weights: Floats, k: int) -> tuple[Rows, Floats]:

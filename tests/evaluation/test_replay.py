@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.config import Config
-from recsys.evaluation.replay import Sample, next_item, openings, replay, rest_of_session, samples
+from recsys.evaluation.replay import (
+    Sample,
+    next_item,
+    openings,
+    people,
+    replay,
+    rest_of_session,
+    samples,
+    user,
+)
 from recsys.events import LOG_ONLY_TYPES
 from recsys.session import Session
 from recsys.store import Store, StoreConfig
@@ -223,3 +232,27 @@ def test_an_opening_is_the_moment_before_a_known_users_session() -> None:
     session = second.moment.session(CONFIG)
     assert (session.user_id, session.version, session.current.items) == ("u1", 0, ())
     assert session.past.items == ("c", "a")
+
+
+def test_a_user_is_asked_for_once_before_anything_is_live() -> None:
+    """One empty session a known user; looked for is all their log brings but what is barred."""
+    frame = frame_of(
+        [
+            ("s1", "a", "view", "u1"),
+            ("s2", "b", "view", "u2"),
+            ("s3", "c", "cart", "u1"),
+            ("s3", "c", "view", "u1"),
+            ("s3", None, "search", "u1"),
+            ("s4", "d", "view", None),
+        ]
+    )
+    one, two = people(frame, CONFIG)
+    assert [(s.moment.user_id, s.upcoming) for s in (one, two)] == [
+        ("u1", ["a", "c", "c"]),
+        ("u2", ["b"]),
+    ]
+    session = one.moment.session(CONFIG)
+    assert (session.user_id, session.version) == ("u1", 0)
+    assert (session.current.items, session.past.items) == ((), ())
+    assert user(one, ["a"]) == {"c"}
+    assert [s.upcoming for s in people(frame, CONFIG, ["s3"])] == [["c", "c"]]

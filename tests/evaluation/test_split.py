@@ -154,3 +154,39 @@ def test_bundle_from_the_future() -> None:
     with pytest.raises(EvaluationError, match="has seen the future"):
         check_point_in_time(bundle_until(START + 1), log)
     check_point_in_time(bundle_until(START), log)
+
+
+def people_log(histories: dict[str, list[str]]) -> Log:
+    """A log without times in which every user is one session."""
+    log = rows_log([user for user, items in histories.items() for _ in items])
+    items = [item for items in histories.values() for item in items]
+    frame = log.frame.with_columns(user_id=pl.col("session_id"), item_id=pl.Series(items))
+    return dataclasses.replace(log, frame=frame)
+
+
+def test_where_sessions_are_users_each_is_cut() -> None:
+    """Without times, the last share of every user's rows is tested, and everybody keeps a row."""
+    log = people_log({"u": list("dcbagfehij"), "v": list("zy"), "w": ["x"]})
+    parts = split(log, "0.3")
+    held = parts.test.frame.group_by("user_id").agg("item_id").sort("user_id")
+    assert dict(held.iter_rows()) == {"u": ["h", "i", "j"], "v": ["y"]}
+    assert pl.concat([parts.train.frame, parts.test.frame]).sort("timestamp").equals(log.frame)
+    assert parts.notes == (
+        "test: the last rows of each user, 30%: there are no times, a session is a user",
+    )
+    with pytest.raises(EvaluationError, match="share of each user's rows"):
+        split(log, "1d")
+    with pytest.raises(EvaluationError, match="larger share"):
+        split(people_log({"v": ["z"], "w": ["x"]}), "0.3")
+
+
+@pytest.mark.parametrize("ids", [[f"{k}" for k in range(95, 115)], list("abcdefghijklmnopqrst")])
+def test_rows_in_item_order_are_drawn(ids: list[str]) -> None:
+    """Where a user's rows ascend by item id, their order says nothing: the test rows are drawn."""
+    log = people_log({"u": ids, "v": ids})
+    parts = split(log, "0.25")
+    held = parts.test.frame.group_by("user_id").agg("item_id").sort("user_id")["item_id"].to_list()
+    assert [len(items) for items in held] == [5, 5]
+    assert held != [ids[-5:], ids[-5:]]
+    assert "drawn rows" in parts.notes[0]
+    assert split(log, "0.25").test.frame.equals(parts.test.frame)

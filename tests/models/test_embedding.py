@@ -55,7 +55,7 @@ def test_fold_in_equals_implicits_recalculation() -> None:
     rng = np.random.default_rng(0)
     matrix = sparse.random(300, 200, 0.05, "csr", np.float32, random_state=1)
     matrix.data = rng.integers(1, 6, matrix.nnz).astype(np.float32)
-    config = EmbeddingConfig(embedding_size=32, alpha=20.0, reg=1.0)
+    config = EmbeddingConfig(model="als", embedding_size=32, epochs=15, alpha=20.0, reg=1.0)
     with threadpool_limits(1, "blas"):
         reference = AlternatingLeastSquares(
             32, regularization=1.0, alpha=20.0, iterations=15, num_threads=1, random_state=7
@@ -70,8 +70,37 @@ def test_fold_in_equals_implicits_recalculation() -> None:
             np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
-def test_fold_in_of_nothing_is_zero(board) -> None:
+@pytest.mark.parametrize("model", list(embedding.MODELS))
+def test_fold_in_of_nothing_is_zero(model: str, board) -> None:
     """A stranger's vector is zero."""
-    vectors = embedding.fit(board, EmbeddingConfig(embedding_size=4, epochs=1), 1, 1)
+    config = EmbeddingConfig(model=model, embedding_size=4, epochs=1)
+    vectors = embedding.fit(board, config, 1, 1)
     nothing = embedding.fold_in(vectors, np.zeros(0, np.int32), np.zeros(0, np.float32))
-    assert nothing.tolist() == [0, 0, 0, 0]
+    assert len(nothing) == vectors.item_factors.shape[1]
+    assert not nothing.any()
+
+
+def test_svd_scores_are_the_projection_of_the_normalised_matrix() -> None:
+    """A known visitor's scores are r~ V Vᵀ D^1/2 with the leading vectors V of numpy's SVD."""
+    rng = np.random.default_rng(0)
+    taste = rng.random((120, 4)) @ rng.random((4, 90))
+    dense = rng.poisson(taste * (rng.random(taste.shape) < 0.5)).astype(np.float32)
+    dense = dense[dense.sum(axis=1) > 0]
+    config = EmbeddingConfig(model="svd", embedding_size=5, epochs=60)
+    model = embedding.fit(sparse.csr_matrix(dense), config, seed=1, threads=1)
+    damped = np.log1p(dense)
+    visitors, items = damped.sum(axis=1, keepdims=True), np.maximum(damped.sum(axis=0), 1e-6)
+    normalised = damped / np.sqrt(visitors * items)
+    leading = np.linalg.svd(normalised)[2][:5].T
+    truth = normalised @ leading @ leading.T * np.sqrt(items)
+    for visitor in range(len(dense)):
+        rows = np.flatnonzero(dense[visitor]).astype(np.int32)
+        scores = model.item_factors @ embedding.fold_in(model, rows, damped[visitor, rows])
+        np.testing.assert_allclose(scores, truth[visitor], atol=1e-4)
+
+
+def test_epochs_are_the_models_own_unless_given() -> None:
+    """0 stands for what each model needs."""
+    assert EmbeddingConfig(model="als").epochs == 15
+    assert EmbeddingConfig(model="svd").epochs == 5
+    assert EmbeddingConfig(model="svd", epochs=2).epochs == 2

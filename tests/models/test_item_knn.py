@@ -12,14 +12,20 @@ from recsys.models import item_knn
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 9), st.sampled_from([0.0, 0.3, 0.5]))
 def test_similarities_follow_the_formula(seed: int, items: int, power: float) -> None:
-    """Every kept similarity is co(i, j) / (degree(i) degree(j)) ** power; the largest are kept."""
+    """Similarities are co(i, j) / (degree(i) degree(j)) ** power; the largest are kept.
+
+    A session of n items adds n ** -length_power to co(i, j).
+    """
     rng = np.random.default_rng(seed)
     dense = (rng.random((12, items)) < 0.4).astype(np.float32)
     model = item_knn.fit(
-        sparse.csr_matrix(dense), ItemKnnConfig(neighbours=3, degree_power=power), threads=1
+        sparse.csr_matrix(dense),
+        ItemKnnConfig(neighbours=3, degree_power=power, length_power=0.7),
+        threads=1,
     )
     degree = np.maximum(dense.sum(axis=0), 1)
-    truth = dense.T @ dense / np.outer(degree, degree) ** power
+    lengths = np.maximum(dense.sum(axis=1, keepdims=True), 1)
+    truth = dense.T @ (dense / lengths**0.7) / np.outer(degree, degree) ** power
     np.fill_diagonal(truth, 0)
     for item in range(items):
         kept = model.similarities[item]
