@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from recsys.cautions import cautions
 from recsys.config import EventsConfig, nearest
 from recsys.logfiles import (
     REJECT_SCHEMA,
@@ -200,7 +201,7 @@ def _load(sources: list[Source], options: _Options) -> Log:
     if not frame["timestamp"].is_sorted():
         frame = frame.sort("timestamp", maintain_order=True)
     frame, cut = _cut_sessions(frame, options.config.idle_minutes)
-    notes += cut + _frame_notes(frame, timed)
+    notes += cut + _frame_notes(frame, timed) + cautions(frame, timed)
     counts = dict(rejected["reason"].value_counts(sort=True).sort("reason").iter_rows())
     return Log(frame, read, counts, "time" if timed else "rows", list(dict.fromkeys(notes)), path)
 

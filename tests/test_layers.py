@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Every file of recsys, in the order of the architecture: each may import those above it.
 ORDER = [
     *("events", "config"),
-    *("timestamps", "logfiles", "logrows", "logs", "metrics", "index"),
+    *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
     *("interactions", "session"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
