@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-VERBS = [ROOT / "scripts" / name for name in ("demo", "test", "check")] + [ROOT / ".ci" / "run"]
+VERBS = [ROOT / "scripts" / name for name in ("demo", "test", "check", "bench-ranking")] + [
+    ROOT / ".ci" / "run"
+]
 SHELL = [*VERBS, ROOT / "scripts" / "setup-env"]
 
 
