@@ -1,13 +1,7 @@
 """`recsys demo --check`: the demo's promises proved through HTTP, without a person."""
 
 import asyncio
-import contextlib
 import dataclasses
-import os
-import secrets
-import signal
-import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +15,8 @@ from rich.console import Console
 
 from api import freshness_check, parity_check
 from api.demo_data import EVENTS
+from api.demo_page import APP, PEOPLE, PRODUCTS
+from api.live_check import CheckError, serving
 from recsys.bundle import Bundle
 from recsys.cli import progress_bars
 from recsys.evaluation.evaluate import evaluate
@@ -34,25 +30,10 @@ if TYPE_CHECKING:
     from api.demo import Prepared
 
 PAIRS, CONNECTIONS = 20_000, 64  # clicks, each followed by a list
-PARITY_LISTS = 2_500  # at least; whole households are replayed
+PARITY_LISTS = 2_500  # at least, of all placements; whole households are replayed
 HOLDOUT = "7d"  # of the year, replayed against a model that has not seen it
 EVALUATED = 200  # baskets
 METRICS = ("hr@20", "ndcg@20")
-STOP_TIMEOUT = 20.0  # seconds for a server to end
-
-# Started from here rather than by a shell, so that it ends with this process, however that ends.
-SERVER = """
-import os, sys
-from pathlib import Path
-from api.demo_page import serve_page
-from recsys.embedded import end_with_parent
-end_with_parent(int(sys.argv[2]))
-sys.exit(serve_page(Path(sys.argv[1]), port=0))
-"""
-
-
-class CheckError(RuntimeError):
-    """The check could not be carried out."""
 
 
 def run_check(data_dir: Path, prepared: "Prepared", console: Console) -> int:
@@ -61,9 +42,10 @@ def run_check(data_dir: Path, prepared: "Prepared", console: Console) -> int:
 
     start = perf_counter()
     console.print("read your clicks: through the API, its workers and Redis ...")
-    with serving(data_dir) as address:
+    with serving(data_dir, APP) as address:
         _check_page(address)
-        fresh = asyncio.run(freshness_check.check(address, PAIRS, CONNECTIONS))
+        served = prepared.bundle.config
+        fresh = asyncio.run(freshness_check.check(address, PAIRS, CONNECTIONS, config=served))
     console.print(f"read your clicks: {fresh}", highlight=False)
 
     parts = split(prepared.log, HOLDOUT)
@@ -97,36 +79,8 @@ def run_check(data_dir: Path, prepared: "Prepared", console: Console) -> int:
     return 1 if flaws else 0
 
 
-@contextlib.contextmanager
-def serving(data_dir: Path) -> Iterator[str]:
-    """The demo's server on a free port and in a namespace of its own; its address."""
-    variables = {
-        "RECSYS_NAMESPACE": f"check-{secrets.token_hex(6)}",
-        # A busy machine is not what is checked; in production a slow Redis means a lower tier.
-        "RECSYS_STORE_TIMEOUT": "10",
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(data_dir), str(os.getpid())],
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            if not line.startswith("Serving on "):
-                raise CheckError("the demo's server did not start; see above")
-            yield line.split()[2]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def households(log: Log, lists: int) -> pl.DataFrame:
-    """All events of as many households as it takes for so many lists, in time order.
+def households(log: Log, least: int) -> pl.DataFrame:
+    """All events of as many households as it takes for so many events, in time order.
 
     Whole households, so that a visitor comes back and earlier live sessions count.
     """
@@ -135,21 +89,20 @@ def households(log: Log, lists: int) -> pl.DataFrame:
         .agg(events=pl.len(), baskets=pl.col("session_id").n_unique())
         .sort("baskets", "user_id", descending=[True, False])
         .with_columns(before=pl.col("events").cum_sum() - pl.col("events"))
-        .filter(pl.col("before") < lists)
+        .filter(pl.col("before") < least)
     )
     return log.frame.join(users, on="user_id", how="semi", maintain_order="left")
 
 
 def _parity(data_dir: Path, bundle: Bundle, parts: Split) -> parity_check.Parity:
-    from api.demo_page import PEOPLE, PRODUCTS
-
     with tempfile.TemporaryDirectory(prefix="check-", dir=data_dir) as name:
         folder = Path(name)
         for file in (PRODUCTS, PEOPLE):
             (folder / file).write_bytes((data_dir / file).read_bytes())
         Registry(folder / "bundles").publish(bundle)
-        with serving(folder) as address:
-            return parity_check.check(address, bundle, households(parts.test, PARITY_LISTS))
+        with serving(folder, APP) as address:
+            events = -(-PARITY_LISTS // len(bundle.config.placements))
+            return parity_check.check(address, bundle, households(parts.test, events))
 
 
 def _check_page(address: str) -> None:

@@ -1,36 +1,44 @@
 """Read your clicks, checked through HTTP: click, recommend, and the answer must show the click.
 
-Each pair puts the item that tops the visitor's list into the cart. The next list of that session
-must be of the version acknowledged or a later one, must not hold the item (the default placement
-leaves out what is in the cart), and must come from the session.
+Each pair puts the first item of the visitor's list that the session has not touched into the cart.
+The next list of that session must be of the version acknowledged or a later one, must come from the
+session, must not be the list from before, scores included, and must not hold the item where the
+placement leaves out what is in the cart. Visitors take turns in the placements.
 """
 
 import argparse
 import asyncio
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
-PAIRS_PER_SESSION = 10
+from api.parity_check import UnexpectedAnswerError
+from recsys.config import Config
+from recsys.events import InputError
+from recsys.recommend import placement_of
+from recsys.registry import Registry
 
+PAIRS_PER_SESSION = 10
+SHOWN = 20  # items of a list: more than a session touches
 
 LIVE_TIERS = ("ranker", "session")  # of lists that knew the session
 
 
-class UnexpectedAnswerError(RuntimeError):
-    """The server answered with an error, or not at all."""
-
-
 @dataclass
 class Tally:
+    """What the pairs of one placement came to. example: of a stale answer."""
+
     checked: int = 0
     stale: int = 0
-    example: str | None = None  # of a stale answer
+    example: str | None = None
+    tiers: Counter[str] = field(default_factory=Counter)
 
 
 class _Connection:
@@ -65,93 +73,168 @@ class _Connection:
 
 
 async def check(
-    base_url: str, pairs: int = 20_000, connections: int = 64, break_order: bool = False
+    base_url: str,
+    pairs: int = 20_000,
+    connections: int = 64,
+    break_order: bool = False,
+    config: Config | None = None,
+    placements: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run click -> recommend pairs; returns checked, stale, pairs_per_second, stale_example.
+    """Run click -> recommend pairs; what was found in all and by placement, as plain JSON values.
 
-    break_order: ask before clicking, to see that the check can fail. Raises UnexpectedAnswerError.
+    config: that of the bundle served, for its placements and what they leave out; default: the
+    placements there are from the start. placements: those that are asked for, empty for all.
+    break_order: ask before clicking, to see that the check can fail. Raises UnexpectedAnswerError,
+    UnknownPlacementError.
     """
+    config = config or Config()
+    gone = {
+        name: not {"cart", "any"}.isdisjoint(placement_of(config, name).exclude)
+        for name in placements or config.placements
+    }
+    tallies = {name: Tally() for name in gone}
     address = urlsplit(base_url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     lanes = max(1, connections // 2)
-    tally = Tally()
     run = f"fresh-{time.time_ns():x}"
     start = time.perf_counter()
+    visits = -(-pairs // PAIRS_PER_SESSION)
     try:
         async with asyncio.TaskGroup() as group:
             for lane in range(lanes):
-                count = pairs // lanes + (lane < pairs % lanes)
-                group.create_task(_lane(host, port, f"{run}-{lane}", count, break_order, tally))
+                turns = [
+                    _Visit(
+                        session=f"{run}-{visit}",
+                        placement=(placement := list(gone)[visit % len(gone)]),
+                        pairs=min(PAIRS_PER_SESSION, pairs - visit * PAIRS_PER_SESSION),
+                        gone=gone[placement],
+                        tally=tallies[placement],
+                    )
+                    for visit in range(lane, visits, lanes)
+                ]
+                group.create_task(_lane(host, port, turns, break_order))
     except ExceptionGroup as failures:
         cause = failures.exceptions[0]
         if isinstance(cause, OSError | asyncio.IncompleteReadError):
             raise UnexpectedAnswerError(f"{base_url} does not answer: {cause}") from cause
         raise cause from None
     seconds = time.perf_counter() - start
+    checked = sum(tally.checked for tally in tallies.values())
     return {
-        "checked": tally.checked,
-        "stale": tally.stale,
-        "pairs_per_second": round(tally.checked / seconds, 1),
+        "checked": checked,
+        "stale": sum(tally.stale for tally in tallies.values()),
+        "pairs_per_second": round(checked / seconds, 1),
         "connections": 2 * lanes,
-        "stale_example": tally.example,
+        "stale_example": next((t.example for t in tallies.values() if t.example), None),
+        "placements": {
+            name: {"checked": tally.checked, "stale": tally.stale, "tiers": dict(tally.tiers)}
+            for name, tally in tallies.items()
+        },
     }
 
 
-async def _lane(
-    host: str, port: int, name: str, pairs: int, break_order: bool, tally: Tally
-) -> None:
-    """Pairs of one visitor after the other: clicks on one connection, lists on another.
+@dataclass(frozen=True)
+class _Visit:
+    """One session's pairs. gone: its placement leaves out what is in the cart."""
+
+    session: str
+    placement: str
+    pairs: int
+    gone: bool
+    tally: Tally
+
+
+async def _lane(host: str, port: int, visits: list[_Visit], break_order: bool) -> None:
+    """One visit after the other: clicks on one connection, lists on another.
 
     Two connections mostly end in two workers, so nothing kept within a worker can help.
     """
     clicks = await _Connection.open(host, port)
     lists = await _Connection.open(host, port)
-    for pair in range(pairs):
-        session = f"{name}-{pair // PAIRS_PER_SESSION}"
-        ask = {"session_id": session, "n": 20}
-        if pair % PAIRS_PER_SESSION == 0:
-            shown = await lists.post("/v1/recommendations", ask)
-        if not shown["items"]:
-            raise UnexpectedAnswerError("the bundle has too few items for this check")
-        item = shown["items"][0]["item_id"]
-        event = {"type": "cart", "session_id": session, "item_id": item}
-        if break_order:
-            shown = await lists.post("/v1/recommendations", ask)
-        recorded = await clicks.post("/v1/events", {"events": [event]})
-        if not break_order:
-            shown = await lists.post("/v1/recommendations", ask)
-        _judge(shown, item, recorded["sessions"][session], tally)
+    for visit in visits:
+        ask = {"session_id": visit.session, "n": SHOWN, "placement": visit.placement}
+        before = await lists.post("/v1/recommendations", ask)
+        touched: set[str] = set()
+        for _ in range(visit.pairs):
+            offered = (entry["item_id"] for entry in before["items"])
+            item = next((item for item in offered if item not in touched), None)
+            if item is None:
+                raise UnexpectedAnswerError("the bundle has too few items for this check")
+            touched.add(item)
+            event = {"type": "cart", "session_id": visit.session, "item_id": item}
+            if break_order:
+                shown = await lists.post("/v1/recommendations", ask)
+            recorded = await clicks.post("/v1/events", {"events": [event]})
+            if not break_order:
+                shown = await lists.post("/v1/recommendations", ask)
+            _judge(visit, before, shown, item, recorded["sessions"][visit.session])
+            before = shown
     await clicks.close()
     await lists.close()
 
 
-def _judge(shown: dict[str, Any], item: str, version: int, tally: Tally) -> None:
+def _judge(
+    visit: _Visit, before: dict[str, Any], shown: dict[str, Any], item: str, version: int
+) -> None:
+    """Count a pair. before and shown: the lists before and after the item went into the cart."""
+    tally = visit.tally
     tally.checked += 1
-    held = any(entry["item_id"] == item for entry in shown["items"])
-    if shown["session_version"] >= version and not held and shown["tier"] in LIVE_TIERS:
-        return
-    tally.stale += 1
-    presence = "with" if held else "without"
-    tally.example = tally.example or (
-        f"version {version} was acknowledged for a cart with {item!r}; then came a list of "
-        f"version {shown['session_version']}, tier {shown['tier']}, {presence} the item"
-    )
+    tally.tiers[shown["tier"]] += 1
+    flaws = []
+    if shown["session_version"] < version:
+        flaws.append(f"is of version {shown['session_version']}")
+    if shown["tier"] not in LIVE_TIERS:
+        flaws.append(f"is of tier {shown['tier']}")
+    if visit.gone and any(entry["item_id"] == item for entry in shown["items"]):
+        flaws.append("holds the item")
+    if shown["items"] == before["items"]:
+        flaws.append("is the one from before, with its scores")
+    if flaws:
+        tally.stale += 1
+        tally.example = tally.example or (
+            f"placement {visit.placement}: version {version} was acknowledged for a cart with "
+            f"{item!r}; the next list {', '.join(flaws)}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the result as JSON; 0 when nothing was stale, else 1."""
+    """Print the result as JSON; 0 when nothing was stale, 2 for wrong input, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("base_url", nargs="?", default="http://127.0.0.1:8000")
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="that of the server, to check its bundle's placements; default: those there are from "
+        "the start",
+    )
+    parser.add_argument(
+        "--placement",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="check this placement, may be repeated; default: all in turn",
+    )
+    parser.add_argument(
         "--break-order", action="store_true", help="ask before clicking: the check must fail"
     )
     asked = parser.parse_args(argv)
     try:
+        config = Registry(asked.data_dir / "bundles").load().config if asked.data_dir else None
         result = asyncio.run(
-            check(asked.base_url, asked.pairs, asked.connections, asked.break_order)
+            check(
+                asked.base_url,
+                asked.pairs,
+                asked.connections,
+                asked.break_order,
+                config,
+                asked.placement,
+            )
         )
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     except UnexpectedAnswerError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,12 +1,14 @@
 """Parity, checked through HTTP: what the API answers is what the offline replay of the log answers.
 
-Each event of a log is posted and a list asked for, in the log's order. The same list is made
-offline, from the log alone: ids, their order, scores, tier and session version must be equal.
+Each event of a log is posted and a list of every placement asked for, in the log's order. The same
+lists are made offline, from the log alone: ids, their order, scores, reasons, tier and session
+version must be equal.
 """
 
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,7 +25,7 @@ from recsys.bundle import Bundle
 from recsys.evaluation.replay import Moment, replay
 from recsys.events import InputError
 from recsys.logs import load_log
-from recsys.recommend import Recommendation, Request, recommend
+from recsys.recommend import Recommendation, Request, placement_of, recommend
 from recsys.registry import Registry
 
 TOLERANCE = 1e-6  # of a score
@@ -36,19 +38,25 @@ class UnexpectedAnswerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Parity:
-    """lists: compared. differences: lists that were not equal. example: the first of these."""
+    """lists: compared. differences: lists that were not equal. example: the first of these.
+
+    placements: the lists of each, and how many of them were not equal. tiers: lists of each tier.
+    """
 
     lists: int
     differences: int
     example: str | None
+    placements: dict[str, dict[str, int]]
+    tiers: dict[str, int]
     seconds: float
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """One moment on both sides. online: the API's answer. version: of the session, offline."""
+    """One list on both sides. online: the API's answer."""
 
     moment: Moment
+    request: Request
     online: dict[str, Any]
     offline: Recommendation
 
@@ -59,6 +67,8 @@ def check(
     frame: pl.DataFrame,
     *,
     n: int = 20,
+    placements: Sequence[str] = (),
+    diversity: float | None = None,
     forget: int | None = None,
     progress: Progress | None = None,
 ) -> Parity:
@@ -66,26 +76,44 @@ def check(
 
     bundle: the one that the API serves. frame: log columns in time order, later than the bundle's
     cut-off. The sessions get names of this run; users keep theirs, so the server needs a namespace
-    in which nobody has live events yet. forget: a row that the offline side is not told of, to
-    see that the check can fail. Raises UnexpectedAnswerError.
+    in which nobody has live events yet. placements: those whose lists are compared at each event,
+    empty for all. diversity: asked for in each. forget: a row that the offline side is not told of,
+    to see that the check can fail. Raises UnexpectedAnswerError, UnknownPlacementError.
     """
+    names = list(placements) or list(bundle.config.placements)
+    for name in names:
+        placement_of(bundle.config, name)
+    requests = [Request(n=n, placement=name, diversity=diversity) for name in names]
     run = f"parity-{time.time_ns():x}-"
     frame = frame.with_columns(session_id=pl.lit(run) + pl.col("session_id"))
     start = time.perf_counter()
-    lists, flaws = 0, []
-    task = progress.add_task("parity", total=len(frame)) if progress else None
-    for pair in _pairs(base_url, bundle, frame, n, forget):
-        lists += 1
+    lists, flaws, tiers = Counter[str](), Counter[str](), Counter[str]()
+    example = None
+    task = progress.add_task("parity", total=len(frame) * len(names)) if progress else None
+    for pair in _pairs(base_url, bundle, frame, requests, forget):
+        lists[pair.request.placement] += 1
+        tiers[pair.offline.tier] += 1
         if flaw := _flaw(pair):
-            flaws.append(flaw)
+            flaws[pair.request.placement] += 1
+            example = example or flaw
         if progress and task is not None:
-            progress.update(task, completed=lists)
-    seconds = round(time.perf_counter() - start, 1)
-    return Parity(lists, len(flaws), flaws[0] if flaws else None, seconds)
+            progress.update(task, completed=lists.total())
+    return Parity(
+        lists=lists.total(),
+        differences=flaws.total(),
+        example=example,
+        placements={k: {"lists": lists[k], "differences": flaws[k]} for k in names},
+        tiers=dict(tiers),
+        seconds=round(time.perf_counter() - start, 1),
+    )
 
 
 def _pairs(
-    base_url: str, bundle: Bundle, frame: pl.DataFrame, n: int, forget: int | None
+    base_url: str,
+    bundle: Bundle,
+    frame: pl.DataFrame,
+    requests: list[Request],
+    forget: int | None,
 ) -> Iterator[_Pair]:
     address = urlsplit(base_url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
@@ -104,10 +132,17 @@ def _pairs(
             if at == forget:
                 continue
             moment = next(offline)
-            ask = {"session_id": event["session_id"], "user_id": moment.user_id, "n": n}
-            online = _post(lists, "/v1/recommendations", ask)
             session = moment.session(bundle.config)
-            yield _Pair(moment, online, recommend(bundle, session, Request(n=n)))
+            for request in requests:
+                ask = {
+                    "session_id": event["session_id"],
+                    "user_id": moment.user_id,
+                    "n": request.n,
+                    "placement": request.placement,
+                    "diversity": request.diversity,
+                }
+                online = _post(lists, "/v1/recommendations", ask)
+                yield _Pair(moment, request, online, recommend(bundle, session, request))
 
 
 def _post(connection: HTTPConnection, path: str, payload: Any) -> Any:
@@ -132,9 +167,11 @@ def _flaw(pair: _Pair) -> str | None:
         "session version": (online["session_version"], pair.moment.version),
         "tier": (online["tier"], offline.tier),
         "items": ([item["item_id"] for item in online["items"]], offline.item_ids),
+        "reasons": ([item["reason"] for item in online["items"]], offline.reasons),
     }
     event = pair.moment.event
-    where = f"row {pair.moment.row} ({event.type} of {event.item_id} in {event.session_id})"
+    what = f"{event.type} of {event.item_id} in {event.session_id}"
+    where = f"row {pair.moment.row} ({what}), placement {pair.request.placement}"
     for name, (there, here) in facts.items():
         if there != here:
             return f"{where}: {name}: the API says {there}, the replay {here}"
@@ -151,7 +188,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("log", help="events later than the bundle's cut-off")
     parser.add_argument("--base-url", default="http://127.0.0.1:8000")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="that of the server")
-    parser.add_argument("--lists", type=int, default=2000, help="events replayed at most")
+    parser.add_argument(
+        "--placement",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="compare lists of this placement, may be repeated; default: every one of the bundle",
+    )
+    parser.add_argument(
+        "--diversity", type=float, metavar="0..1", help="of every list; default: the placement's"
+    )
+    parser.add_argument(
+        "--lists", type=int, default=2000, help="lists of each placement, at most: one an event"
+    )
     parser.add_argument(
         "--forget", type=int, metavar="ROW", help="untold to the offline side: the check must fail"
     )
@@ -159,7 +208,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         bundle = Registry(asked.data_dir / "bundles").load()
         log = load_log([asked.log], config=bundle.config.events)
-        result = check(asked.base_url, bundle, log.frame.head(asked.lists), forget=asked.forget)
+        result = check(
+            asked.base_url,
+            bundle,
+            log.frame.head(asked.lists),
+            placements=asked.placement,
+            diversity=asked.diversity,
+            forget=asked.forget,
+        )
     except (InputError, UnexpectedAnswerError) as error:
         print(error, file=sys.stderr)
         return 2

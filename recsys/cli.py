@@ -301,7 +301,7 @@ def _load(
 ) -> Log:
     log = load_log(
         paths,
-        columns=_columns(arguments.columns),
+        columns=columns_of(arguments.columns),
         config=config.events,
         default_type=arguments.default_type,
         max_bad=arguments.max_bad,
@@ -318,7 +318,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _columns(text: str) -> dict[str, str]:
+def columns_of(text: str) -> dict[str, str]:
+    """What ``--columns`` says: standard name -> name in the log. Raises LogError."""
     pairs = [pair.partition("=") for pair in text.split(",") if pair]
     broken = [name for name, equals, value in pairs if not (name and equals and value)]
     if broken:

@@ -202,7 +202,7 @@ def test_missing_data_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_parity_replays_whole_households() -> None:
-    """Enough of them for the lists wanted, each with all of its events."""
+    """Enough of them for the events wanted, each with all of its own."""
     rows: list[dict[str, object]] = [
         {"user_id": f"u{k % 4}", "session_id": f"s{k % 8}", "item_id": "i"} for k in range(40)
     ]

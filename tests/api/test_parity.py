@@ -1,5 +1,6 @@
 """Parity between the API and the offline replay, over HTTP with a real server and a real Redis."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -12,12 +13,23 @@ import pytest
 
 from api.parity_check import UnexpectedAnswerError, check, main
 from recsys.bundle import Bundle
+from recsys.config import Config
 from recsys.logs import log_from_frame
 from recsys.registry import Registry
 from recsys.training import train
 from tests.synthetic import START, checkerboard, log_frame, small_config
+from tests.test_training import RANKED
 
+PLACEMENTS = list(Config().placements)
 LATER = START + 10_000.0  # after everything in the training log
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    """Known users and a forest that ranks: every tier but the blend's occurs."""
+    trained = train(checkerboard(), small_config(**RANKED))
+    assert trained.facts.ranker.startswith("forest of")
+    return trained
 
 
 @pytest.fixture
@@ -62,19 +74,39 @@ def later_events() -> pl.DataFrame:
 
 
 def test_the_api_answers_what_the_replay_answers(server: str, bundle: Bundle) -> None:
-    """Ids, order, scores, tier and version of every list are those of the offline replay."""
+    """Lists of every placement: ids, order, scores, reasons, tier and version are the replay's."""
     result = check(server, bundle, later_events())
     assert result.differences == 0, result.example
-    assert result.lists == 120
+    assert result.placements == {name: {"lists": 120, "differences": 0} for name in PLACEMENTS}
+    assert result.lists == 120 * len(PLACEMENTS)
+    assert result.tiers["ranker"] > 0.9 * result.lists
+
+
+def test_diverse_lists_are_the_same_too(server: str, bundle: Bundle) -> None:
+    """What diversity makes of a list does not depend on where it is made."""
+    result = check(server, bundle, later_events().head(60), diversity=0.6)
+    assert result.differences == 0, result.example
+    assert result.lists == 60 * len(PLACEMENTS)
 
 
 def test_an_event_lost_on_one_side_shows(server: str, bundle: Bundle) -> None:
-    """The check can fail: an event that one side never saw is a difference from then on."""
+    """The check can fail: an event that one side never saw shows in every placement."""
     result = check(server, bundle, later_events(), forget=6)
-    assert result.lists == 119
-    assert result.differences > 0
+    assert result.lists == 119 * len(PLACEMENTS)
+    assert all(counts["differences"] > 0 for counts in result.placements.values())
     assert result.example is not None
     assert "session version" in result.example
+    assert "placement default" in result.example
+
+
+def test_placements_configured_otherwise_show(server: str, bundle: Bundle) -> None:
+    """A placement whose rules differ between the two sides is found, and only that one."""
+    lenient = dataclasses.replace(bundle.config.placements["discover"], exclude=())
+    placements = {**bundle.config.placements, "discover": lenient}
+    config = dataclasses.replace(bundle.config, placements=placements)
+    result = check(server, dataclasses.replace(bundle, config=config), later_events().head(20))
+    assert result.placements.pop("discover")["differences"] > 0
+    assert all(counts["differences"] == 0 for counts in result.placements.values())
 
 
 def test_a_second_run_does_not_see_the_sessions_of_the_first(server: str, bundle: Bundle) -> None:
@@ -94,8 +126,8 @@ def test_users_with_live_events_show(server: str, bundle: Bundle) -> None:
 def test_another_bundle_shows(server: str, bundle: Bundle) -> None:
     """Lists of two models are not equal."""
     other = train(checkerboard(per_session=5), small_config())
-    result = check(server, other, later_events().head(3))
-    assert result.differences == 3
+    result = check(server, other, later_events().head(3), placements=["default"])
+    assert (result.lists, result.differences) == (3, 3)
     assert "bundle" in (result.example or "")
 
 
@@ -113,8 +145,14 @@ def test_the_command_prints_json_and_its_status_tells(
 ) -> None:
     """0 without a difference, 1 with one, 2 when there is nothing to compare with."""
     later_events().write_parquet(tmp_path / "later.parquet")
-    log, data = str(tmp_path / "later.parquet"), ["--data-dir", str(tmp_path)]
-    assert main([log, "--base-url", server, *data, "--lists", "30"]) == 0
+    asked = [str(tmp_path / "later.parquet"), "--base-url", server]
+    served = [*asked, "--data-dir", str(tmp_path), "--lists", "30"]
+    assert main([*served, "--placement", "basket", "--diversity", "0.3"]) == 0
     assert '"lists":30,"differences":0' in capsys.readouterr().out
-    assert main([log, "--base-url", server, *data, "--lists", "30"]) == 1
-    assert main([log, "--base-url", server, "--data-dir", str(tmp_path / "none")]) == 2
+    assert main(served) == 1
+    assert f'"lists":{30 * len(PLACEMENTS)},' in capsys.readouterr().out
+    assert main([*asked, "--data-dir", str(tmp_path / "none")]) == 2
+    assert main([*served, "--placement", "baskt"]) == 2
+    assert "did you mean 'basket'" in capsys.readouterr().err
+    assert main([*served, "--diversity", "2"]) == 2
+    assert "less than or equal to 1" in capsys.readouterr().err

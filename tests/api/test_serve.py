@@ -20,6 +20,7 @@ import pytest
 from api import freshness_check
 from api.serve import ServeError, serve
 from recsys.bundle import Bundle
+from recsys.config import Config
 from recsys.embedded import EmbeddedRedis
 from recsys.events import InputError
 from recsys.registry import Registry
@@ -118,17 +119,20 @@ def test_the_address_is_told(shared: Process) -> None:
 
 
 def test_read_your_clicks(shared: Process) -> None:
-    """No list is older than the click before it, over many connections and both workers."""
-    result = asyncio.run(freshness_check.check(shared.url, pairs=300, connections=16))
-    assert (result["checked"], result["stale"]) == (300, 0)
+    """In no placement is a list older than the click before it, over both workers."""
+    result = asyncio.run(freshness_check.check(shared.url, pairs=400, connections=16))
+    assert (result["checked"], result["stale"]) == (400, 0), result["stale_example"]
+    counts = {name: found["checked"] for name, found in result["placements"].items()}
+    assert counts == dict.fromkeys(Config().placements, 100)
 
 
 def test_the_check_can_fail(shared: Process) -> None:
-    """Asking before clicking is found to be stale."""
+    """Asking before clicking is found to be stale, in every placement."""
     broken = asyncio.run(
         freshness_check.check(shared.url, pairs=40, connections=4, break_order=True)
     )
     assert (broken["checked"], broken["stale"]) == (40, 40)
+    assert all(found["stale"] == 10 for found in broken["placements"].values())
 
 
 def test_everything_ends_on_sigterm(server: Process) -> None:
