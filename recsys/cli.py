@@ -23,6 +23,8 @@ from recsys.logs import Log, LogError, load_log
 
 OK, FAILED, WRONG_INPUT = 0, 1, 2
 
+DEFAULT_MINUTES = 30.0  # of tuning: enough for a log of a million events on two cores
+
 # People read stderr; with --json the last line of stdout is one JSON object and nothing else.
 console = Console(stderr=True)
 
@@ -155,6 +157,40 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def tune(arguments: argparse.Namespace) -> int:
+    """`recsys tune`: log -> settings searched on its tail -> recsys.toml."""
+    from recsys.tuning.runs import open_run
+    from recsys.tuning.settings import summary_of
+    from recsys.tuning.tune import Aim
+    from recsys.tuning.tune import tune as tune_config
+
+    config, file = _config(arguments), _config_file(arguments)
+    aim = Aim(arguments.protocol, arguments.placement, arguments.min_prefix, arguments.holdout)
+    log = _load(arguments.log, arguments, config, arguments.rejects)
+    run = open_run(arguments.data_dir / "tuning", log, aim, config, file)
+    if arguments.minutes is None and arguments.trials is None:
+        arguments.minutes = DEFAULT_MINUTES
+    with progress_bars() as progress:
+        tuned = tune_config(
+            log,
+            run.start,
+            run.storage(),
+            aim=aim,
+            minutes=arguments.minutes,
+            trials=arguments.trials,
+            min_gain=arguments.min_gain,
+            progress=progress,
+        )
+    written = run.write(tuned, arguments.out)
+    console.print(summary_of(tuned))
+    for note in [*log.notes, *tuned.notes]:
+        console.print(f"[dim]{note}[/]", highlight=False)
+    where = f"{arguments.out} written" if written else f"{arguments.out} left as it was"
+    console.print(f"{where}; next: recsys train {' '.join(arguments.log)}", highlight=False)
+    _print_json(arguments, {"config": str(arguments.out), "written": written, **tuned.to_dict()})
+    return OK
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """`recsys serve`: the API, with an embedded Redis-compatible server unless given one."""
     from api.serve import serve as serve_api  # the API sits above this package
@@ -204,12 +240,8 @@ def _parser() -> argparse.ArgumentParser:
         help="what is replayed at the log's end: a period (36h, 1d, 2w) or a share (0.1); "
         "default: the last tenth of the events",
     )
-    sub.add_argument(
-        "--protocol", choices=["next-item", "rest-of-session", "user"], default="next-item"
-    )
-    sub.add_argument("--min-prefix", type=int, default=1, help="first prefix length tested")
     sub.add_argument("--at", type=int, nargs="+", default=[20], metavar="K", help="list lengths")
-    sub.add_argument("--placement", default="default", help="a placement of the configuration")
+    _add_aim(sub)
     sub.add_argument(
         "--systems", default="", help="also ask blend, sources by name (a,b), or all of them"
     )
@@ -230,6 +262,21 @@ def _parser() -> argparse.ArgumentParser:
         help="write one self-contained page: plots, all systems, freshness, slices, ablation",
     )
     _add_log_options(sub)
+
+    sub = _command(commands, "tune", tune, "recsys tune clicks.csv --minutes 30")
+    sub.add_argument("log", nargs="+", help="log files, folders or globs")
+    sub.add_argument(
+        "--minutes", type=float, help=f"the whole may take (default: {DEFAULT_MINUTES:.0f})"
+    )
+    sub.add_argument("--trials", type=int, help="of each search, for runs that can be repeated")
+    sub.add_argument("--out", type=Path, default=Path("recsys.toml"), help="default: recsys.toml")
+    sub.add_argument("--holdout", default="10%", help="the log's end, to judge by: 1d, 2w, 10%%")
+    sub.add_argument(
+        "--min-gain", type=float, default=0.001, help="of a source, to be asked at all (0.001)"
+    )
+    _add_aim(sub)
+    _add_log_options(sub)
+    _add_data_dir(sub)
 
     sub = _command(commands, "serve", serve, "recsys serve --data-dir data --port 8000")
     _add_data_dir(sub)
@@ -264,6 +311,14 @@ def _add_data_dir(sub: argparse.ArgumentParser, default: Path = Path("data")) ->
     sub.add_argument("--data-dir", type=Path, default=default, help="bundles and live data")
 
 
+def _add_aim(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--protocol", choices=["next-item", "rest-of-session", "user"], default="next-item"
+    )
+    sub.add_argument("--min-prefix", type=int, default=1, help="first prefix length tested")
+    sub.add_argument("--placement", default="default", help="a placement of the configuration")
+
+
 def _add_log_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--config", type=Path, help="recsys.toml")
     sub.add_argument(
@@ -285,8 +340,10 @@ def _config(arguments: argparse.Namespace) -> Config:
 
 
 def _config_file(arguments: argparse.Namespace) -> Path | None:
+    """The file that is in force; None: the defaults are."""
     default = Path("recsys.toml")
-    return arguments.config or (default if default.exists() else None)
+    chosen: Path | None = arguments.config
+    return chosen or (default if default.exists() else None)
 
 
 def _files(arguments: argparse.Namespace) -> list[Path]:

@@ -25,6 +25,9 @@ ORDER = [
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
     *("evaluation.findings", "evaluation.tables", "evaluation.evaluate", "evaluation.ablation"),
     *("evaluation.origin", "evaluation.plots", "evaluation.page"),
+    *("tuning.space", "tuning.questions", "tuning.trials", "tuning.fits", "tuning.ranked"),
+    *("tuning.stages", "tuning.sources", "tuning.plan", "tuning.tune", "tuning.settings"),
+    "tuning.runs",
     "cli",
 ]
 
@@ -33,6 +36,7 @@ ENGINES = {
     "implicit": ("recsys/models/",),
     "lightgbm": ("recsys/models/",),
     "faiss": ("recsys/index.py",),
+    "optuna": ("recsys/tuning/",),
     "redis": ("recsys/store.py", "recsys/stream.py"),
     "fastapi": ("api/",),
     "starlette": ("api/",),

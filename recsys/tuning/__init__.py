@@ -1,0 +1,1 @@
+"""Tuning: which configuration serves a log best, found on its tail."""

@@ -1,0 +1,181 @@
+"""Questions: moments of a log's tail at which a list is asked for, and how good the answers are.
+
+Some are for the search; the others, of other visitors, prove what it found, so that a gain is never
+measured on what it was chosen by.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys import retrieval, rules
+from recsys.bundle import Bundle
+from recsys.config import Config
+from recsys.evaluation.replay import PROTOCOLS, Moment, samples
+from recsys.evaluation.split import EvaluationError
+from recsys.logs import Log
+from recsys.metrics import METRICS, Estimate, Floats, bootstrap_means, difference
+from recsys.recommend import Request, placement_of, recommend
+from recsys.session import Session
+
+# Questions that trials are judged by: the standard error of a hit rate is below 0.008, of a
+# difference between two trials a third of that, and a source answers them in less than a second.
+SEARCH = 4000
+# Questions of other visitors that only what was found is judged by.
+PROOF = 6000
+DEPTH = 20
+
+# The mean of two: the one says whether the right item is among the candidates at all, the other
+# whether it stands in front; a ranker needs the first of a source and learns from the second.
+FIGURES = {"next-item": ("hr", "mrr"), "rest-of-session": ("recall", "ndcg")}
+
+Rows = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A moment, the rows looked for and those that the list may not hold.
+
+    wanted: how many items are looked for, known to the bundle or not. visitor: the user or session.
+    live: asked with the session; else only who the user is is known.
+    """
+
+    moment: Moment
+    targets: Rows
+    wanted: int
+    out: Rows
+    visitor: str
+    live: bool = True
+
+    def session(self, config: Config) -> Session:
+        """What is known when the list is asked for."""
+        return self.moment.session(config) if self.live else Session(user_id=self.moment.user_id)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Questions, and how answers to them are marked.
+
+    marks are float64, one a question, 0 to 1: the mean of the two figures of the protocol.
+    """
+
+    questions: tuple[Question, ...]
+    figures: tuple[str, str]
+    placement: str
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def only(self, which: Callable[[Question], bool]) -> "Exam":
+        """The questions that a test holds for."""
+        return replace(self, questions=tuple(q for q in self.questions if which(q)))
+
+    def __add__(self, other: "Exam") -> "Exam":
+        """Both one after the other."""
+        return replace(self, questions=self.questions + other.questions)
+
+    def of_source(self, bundle: Bundle, source: str) -> tuple[Floats, float]:
+        """Marks of what a source proposes in its own order, and its microseconds a question."""
+        propose = retrieval.SOURCES[source]
+        lists, elapsed = [], 0
+        for question in self.questions:
+            who = retrieval.profile(bundle, question.session(bundle.config))
+            start = perf_counter_ns()
+            found, _ = propose(bundle, who, DEPTH + len(question.out))
+            elapsed += perf_counter_ns() - start
+            lists.append(found[~np.isin(found, question.out)] if len(question.out) else found)
+        return self._marks(lists), elapsed / 1000 / len(lists)
+
+    def of_lists(self, bundle: Bundle) -> tuple[Floats, float]:
+        """Marks of the lists that are served, and microseconds a list."""
+        row_of = {item: row for row, item in enumerate(bundle.items.ids(range(len(bundle.items))))}
+        lists, elapsed = [], 0
+        for question in self.questions:
+            session = question.session(bundle.config)
+            exclude = () if question.live else tuple(bundle.items.ids(question.out))
+            request = Request(n=DEPTH, placement=self.placement, exclude=exclude)
+            start = perf_counter_ns()
+            answer = recommend(bundle, session, request)
+            elapsed += perf_counter_ns() - start
+            lists.append(np.array([row_of[item] for item in answer.item_ids], dtype=np.int32))
+        return self._marks(lists), elapsed / 1000 / len(lists)
+
+    def compare(self, before: Floats, after: Floats, seed: int) -> Estimate:
+        """What the mean mark gained, with its paired 95 % interval; a visitor counts as one."""
+        clusters = np.unique([q.visitor for q in self.questions], return_inverse=True)[1]
+        draws = bootstrap_means(np.stack([before, after], axis=1), clusters, seed=seed)
+        return difference(before, after, draws)
+
+    def _marks(self, lists: Sequence[Rows]) -> Floats:
+        hits = np.zeros((len(lists), DEPTH), dtype=bool)
+        for n, (found, question) in enumerate(zip(lists, self.questions, strict=True)):
+            shown = found[:DEPTH]
+            hits[n, : len(shown)] = np.isin(shown, question.targets)
+        wanted = np.array([question.wanted for question in self.questions])
+        first, second = (METRICS[name](hits, wanted, DEPTH) for name in self.figures)
+        marks: Floats = (first + second) / 2
+        return marks
+
+
+def exams(
+    bundle: Bundle, tail: Log, protocol: str, placement: str, min_prefix: int
+) -> tuple[Exam, Exam]:
+    """Questions drawn from the tail, for the search and for the proof; no visitor is in both.
+
+    bundle: fitted on what precedes the tail. Raises EvaluationError where it knows later events, or
+    where the tail has no question.
+    """
+    first = float(tail.frame["timestamp"].min())  # type: ignore[arg-type]  # not empty
+    if bundle.cutoff >= first:
+        raise EvaluationError(
+            f"the models saw events up to {bundle.cutoff:.0f}, the tail begins at {first:.0f}: "
+            "they would be judged by what they have seen"
+        )
+    rng = np.random.default_rng(bundle.config.training.seed)
+    chance = (SEARCH + PROOF) / len(tail.frame)
+    share = SEARCH / (SEARCH + PROOF)
+    searched: dict[str, bool] = {}
+    drawn: tuple[list[Question], list[Question]] = ([], [])
+    rules_of = placement_of(bundle.config, placement)
+    for sample in samples(tail.frame, bundle.config, min_prefix):
+        visitor = sample.moment.user_id or sample.moment.event.session_id
+        order = len(searched)
+        part = searched.setdefault(visitor, int((order + 1) * share) > int(order * share))
+        if rng.random() >= chance:
+            continue
+        session = sample.moment.session(bundle.config)
+        user = int(bundle.users.rows([session.user_id])[0]) if session.user_id else -1
+        out = rules.excluded(bundle, session, rules_of, user, ())
+        strange = [i for i in session.current.types if rules.taken_out(session, i, rules_of)]
+        targets = PROTOCOLS[protocol](sample, {*bundle.items.ids(out), *strange})
+        if targets:
+            rows = bundle.items.rows(sorted(targets))
+            asked = Question(sample.moment, rows[rows >= 0], len(targets), out, visitor)
+            drawn[not part].append(asked)
+    if not (drawn[0] and drawn[1]):
+        raise EvaluationError(
+            f"there is nothing to tune on: {sum(map(len, drawn))} moments of the log's tail "
+            f"have an item for {protocol!r} to look for (sessions of one item have none), and they "
+            "must be of three visitors at least; give a longer log"
+        )
+    search, proof = (Exam(tuple(part), FIGURES[protocol], placement) for part in drawn)
+    return search, proof
+
+
+def with_past(exam: Exam, bundle: Bundle) -> Exam:
+    """The questions of visitors of whom more is known than the session."""
+
+    def known(question: Question) -> bool:
+        who = retrieval.profile(bundle, question.session(bundle.config))
+        return len(who.past[0]) > 0
+
+    return exam.only(known)
+
+
+def without_session(exam: Exam, bundle: Bundle) -> Exam:
+    """The same looked for, of the users that training knew, before they have done anything."""
+    known = exam.only(lambda q: bool(bundle.users.rows([q.moment.user_id or ""])[0] >= 0))
+    return replace(exam, questions=tuple(replace(q, live=False) for q in known.questions))

@@ -1,0 +1,68 @@
+"""Ranked: the pipeline with its ranker, trained on the head again and again over the same sources.
+
+A trial changes how many candidates the sources give and how the ranker is trained; the sources
+themselves are fitted once, as training fits them.
+"""
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+from rich.progress import Progress
+
+from recsys import ranking, training
+from recsys.bundle import Bundle
+from recsys.config import Config
+from recsys.evaluation.split import split
+from recsys.logs import Log
+from recsys.models import forest
+
+# Requests that the ranker of a trial learns from, at most: a third of them puts configurations in
+# the same order in a third of the time.
+REQUESTS = 10_000
+REMEMBERED = 3  # tables of examples, and bundles
+
+
+class Ranked:
+    """Bundles of one head whose sources are fitted as ``config`` says."""
+
+    def __init__(self, head: Log, config: Config, progress: Progress | None = None) -> None:
+        stages = training._Stages(progress, {})
+        parts = split(head, str(config.ranker.tail))
+        names = dict.fromkeys(ranking.FEATURES, 0.0)
+        before = training._fit_sources(parts.train, config, stages, "head_")
+        self.before = replace(before, facts=replace(before.facts, features=names))
+        self.tail = parts.test
+        self.whole = training._fit_sources(head, config, stages, "")
+        self._examples: OrderedDict[Any, Any] = OrderedDict()
+        self._bundles: OrderedDict[Any, Bundle] = OrderedDict()
+
+    def bundle(self, config: Config) -> Bundle:
+        """What training gives for another [retrieval] and [ranker]."""
+        key = (config.retrieval, config.ranker)
+        if key not in self._bundles:
+            self._bundles[key] = self._trained(config)
+            if len(self._bundles) > REMEMBERED:
+                self._bundles.popitem(last=False)
+        return self._bundles[key]
+
+    def _trained(self, config: Config) -> Bundle:
+        table, labels, groups = self._examples_of(config)
+        if len(groups) < config.ranker.min_requests:
+            return replace(self.whole, config=config)  # too few candidates: the blend ranks
+        names = list(ranking.FEATURES)
+        seed, threads = config.training.seed, config.training.threads
+        trees, gain = forest.fit(table, labels, groups, names, config.ranker, seed, threads)
+        facts = replace(self.whole.facts, features=gain)
+        return replace(self.whole, config=config, forest=trees, facts=facts)
+
+    def _examples_of(self, config: Config) -> Any:
+        key = config.retrieval
+        if key not in self._examples:
+            few = replace(config.ranker, requests=min(config.ranker.requests, REQUESTS))
+            config = replace(config, ranker=few)
+            before = replace(self.before, config=config)
+            self._examples[key] = training._examples(before, self.tail, config)
+            if len(self._examples) > REMEMBERED:
+                self._examples.popitem(last=False)
+        return self._examples[key]
