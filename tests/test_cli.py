@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from recsys.cli import main
+from recsys.config import load_config
 from tests.synthetic import checkerboard
 
 CONFIG = "[embedding]\nembedding_size = 8\nepochs = 3\n"
@@ -90,6 +91,26 @@ def test_evaluate_without_times(log: Path, capsys: pytest.CaptureFixture[str]) -
     assert "--columns timestamp=NAME" in " ".join(capsys.readouterr().err.split())
 
 
+def test_tune_writes_what_it_found_and_goes_on(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is in force at once; the same command then adds to the same run, not to its own
+    findings; a start that a person changed is another run."""
+    command = ["tune", str(log), "--data-dir", "d", "--holdout", "0.3", "--json", "--trials"]
+    assert main([*command, "2"]) == 0
+    first = last_line(capsys)
+    written = load_config(Path("recsys.toml"))
+    assert first["config"] == "recsys.toml"
+    assert written.embedding.epochs == 3 or first["better"]
+    assert main([*command, "4"]) == 0
+    assert [s["trials"] for s in last_line(capsys)["stages"]] == [4, 4, 4]  # type: ignore[attr-defined]
+    assert len(list(Path("d/tuning").iterdir())) == 1
+    Path("recsys.toml").write_text(CONFIG + "alpha = 3")
+    assert main([*command, "1"]) == 0
+    assert len(list(Path("d/tuning").iterdir())) == 2
+    assert main(["train", str(log), "--data-dir", "d"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -101,6 +122,8 @@ def test_evaluate_without_times(log: Path, capsys: pytest.CaptureFixture[str]) -
         (["train", "clicks.parquet", "--columns", "item_id=itm_id"], "item_id"),
         (["train", "clicks.parquet", "--config", "none.toml"], "cannot be read"),
         (["train", "clicks.parquet", "--config", "ivfpq.toml"], "ivfpq needs 256 items"),
+        (["tune", "clicks.parquet", "--holdout", "0.001"], "too short to tune on"),
+        (["tune", "clicks.parquet", "--placement", "defalt"], "did you mean 'default'"),
         (["evaluate"], "give a log"),
         (["evaluate", "--train", "clicks.parquet"], "go together"),
         (["evaluate", "clicks.parquet", "--placement", "defalt"], "did you mean 'default'"),

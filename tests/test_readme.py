@@ -57,10 +57,12 @@ def test_every_placement_is_explained() -> None:
     assert rows == list(Config().placements)
 
 
-def test_your_own_log_in_three_commands(log: Path) -> None:
-    """evaluate, train and serve run as they stand, and the curl lines get their answers."""
-    evaluate, train, serve = (shlex.split(line)[1:] for line in commands("recsys "))
+def test_your_own_log_in_four_commands(log: Path) -> None:
+    """evaluate, tune, train and serve run as they stand, and the curl lines get their answers."""
+    evaluate, tune, train, serve = (shlex.split(line)[1:] for line in commands("recsys "))
     assert main(evaluate) == 0
+    tune[tune.index("30")] = "0.05"
+    assert main(tune) == 0
     assert main(train) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

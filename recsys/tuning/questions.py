@@ -157,9 +157,9 @@ def exams(
             drawn[not part].append(asked)
     if not (drawn[0] and drawn[1]):
         raise EvaluationError(
-            f"there is nothing to tune on: {sum(map(len, drawn))} moments of the log's tail "
-            f"have an item for {protocol!r} to look for (sessions of one item have none), and they "
-            "must be of three visitors at least; give a longer log"
+            f"there is nothing to tune on: the tail has {sum(map(len, drawn))} moments with an "
+            f"item for {protocol!r} to look for, and needs those of three visitors at least; "
+            "give a longer log"
         )
     search, proof = (Exam(tuple(part), FIGURES[protocol], placement) for part in drawn)
     return search, proof

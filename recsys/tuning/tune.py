@@ -15,6 +15,7 @@ from rich.progress import Progress
 from recsys import training
 from recsys.config import Config
 from recsys.evaluation.evaluate import check_question
+from recsys.evaluation.replay import samples
 from recsys.evaluation.split import EvaluationError, Split, split
 from recsys.interactions import fold
 from recsys.logs import Log
@@ -111,7 +112,7 @@ def tune(
     aim = aim or Aim()
     check_question(config, aim.protocol, aim.min_prefix, (DEPTH,), aim.placement)
     budget = Budget(minutes, trials)
-    parts = _cut(log, aim)
+    parts = _cut(log, aim, config)
     began = monotonic()
     start = training.train(parts.train, config, progress)
     search_exam, proof = exams(start, parts.test, aim.protocol, aim.placement, aim.min_prefix)
@@ -208,8 +209,14 @@ def digest(*things: Any) -> str:
     return blake2b(plain, digest_size=6).hexdigest()
 
 
-def _cut(log: Log, aim: Aim) -> Split:
+def _cut(log: Log, aim: Aim, config: Config) -> Split:
     try:
-        return split(log, aim.tail)
+        parts = split(log, aim.tail)
     except EvaluationError as error:
         raise EvaluationError(f"the log is too short to tune on: {error}") from error
+    if next(samples(parts.test.frame, config, aim.min_prefix), None) is None:
+        raise EvaluationError(
+            f"there is nothing to tune on: no session of the last {aim.tail} of the log goes on "
+            f"after {aim.min_prefix} positive item event(s); sessions of one item tell nothing"
+        )
+    return parts
