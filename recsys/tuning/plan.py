@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from recsys import ranking, retrieval
 from recsys.config import Config
 from recsys.metrics import Floats
 from recsys.models import forest
@@ -10,7 +11,7 @@ from recsys.recommend import placement_of
 from recsys.retrieval import SOURCES
 from recsys.tuning import space
 from recsys.tuning.fits import Fits
-from recsys.tuning.questions import Exam, with_past, without_session
+from recsys.tuning.questions import Exam, Question, with_past, without_session
 from recsys.tuning.ranked import Ranked
 from recsys.tuning.sources import counts_of
 from recsys.tuning.space import Setting, Values, candidates_of, value_of, with_values
@@ -50,20 +51,25 @@ Exams = tuple[Exam, Exam]  # for the search, for the proof
 class Plan:
     """What there is to tune for one head and tail.
 
-    ranked: whether the ranker answers those who have a session. only: the source that the placement
-    asks and no other, if it is so.
+    live: asked with a session. past: those of them of whom more is known. by_ranker, by_blend: who
+    answers, also known users who have done nothing yet. only: the source that the placement asks
+    and no other, if it is so.
     """
 
     def __init__(self, fits: Fits, exams: Exams) -> None:
         self.fits, self.live = fits, exams
         self.placement = placement_of(fits.start.config, exams[0].placement)
         self.only = self.placement.ranking if self.placement.ranking in SOURCES else None
-        self.ranked = len(fits.start.forest.roots) > 0 and self.placement.ranking == "auto"
-        self.past = (with_past(exams[0], fits.start), with_past(exams[1], fits.start))
-        self.unseen = (
-            without_session(exams[0], fits.start),
-            without_session(exams[1], fits.start),
-        )
+        self.past = _each(exams, lambda exam: with_past(exam, fits.start))
+        self.unseen = _each(exams, lambda exam: without_session(exam, fits.start))
+        everyone = (exams[0] + self.unseen[0], exams[1] + self.unseen[1])
+        self.by_ranker = _each(everyone, lambda exam: exam.only(self._ranked))
+        self.by_blend = _each(everyone, lambda exam: exam.only(lambda q: not self._ranked(q)))
+
+    @property
+    def ranked(self) -> bool:
+        """Whether there is a ranker to tune."""
+        return _enough(self.by_ranker)
 
     def alone(self) -> list[Stage]:
         """A stage for each source that has a say, each asked alone."""
@@ -77,31 +83,35 @@ class Plan:
         return stages
 
     def blend(self) -> Stage | None:
-        """The blend's weights, where it ranks: for those with a session if no ranker does, and for
-        the users who are known and have none yet."""
-        if self.only:
+        """The blend's weights, where it ranks."""
+        fewest = FEWEST if self.ranked else 1
+        if self.only or min(map(len, self.by_blend)) < fewest:
             return None
-        settings: tuple[Setting, ...] = space.BLEND
-        exams = self.live
-        if self.ranked:
-            exams = exams[0].only(_never), exams[1].only(_never)
-        else:
+        settings = space.BLEND
+        if not self.ranked:
             settings += space.BLEND_SESSION
         if _enough(self.unseen):
             settings += space.BLEND_PAST
-            exams = (exams[0] + self.unseen[0], exams[1] + self.unseen[1])
-        return Stage("blend", BLEND, settings, self._by_blend, *exams) if len(exams[0]) else None
+        return Stage("blend", BLEND, settings, self._by_blend, *self.by_blend)
 
     def weigh(self, ranked: Ranked) -> Stage:
         """Which sources the ranker asks."""
         settings = counts_of(self._for_ranker())
-        return Stage("sources", WEIGH, settings, self._by_ranker(ranked), *self.live)
+        return Stage("sources", WEIGH, settings, self._by_ranker(ranked), *self.by_ranker)
 
     def ranker(self, ranked: Ranked, config: Config) -> Stage:
         """The numbers of candidates of the sources that are on, and the ranker's own settings."""
         on = [s for s in self._for_ranker() if value_of(config, f"retrieval.{s}")]
         settings = (*map(candidates_of, on), *space.RANKER)
-        return Stage("ranker", RANKER, settings, self._by_ranker(ranked), *self.live)
+        return Stage("ranker", RANKER, settings, self._by_ranker(ranked), *self.by_ranker)
+
+    def _ranked(self, question: Question) -> bool:
+        """Whether the ranker answers a question."""
+        if self.placement.ranking != "auto":
+            return False
+        start = self.fits.start
+        who = retrieval.profile(start, question.session(start.config))
+        return ranking.uses_ranker(start, who)
 
     def _asked(self, source: str) -> tuple[Asks, Exams] | None:
         """How a source is asked alone and whom, None if it has no say."""
@@ -150,5 +160,5 @@ def _enough(exams: Exams) -> bool:
     return min(map(len, exams)) >= FEWEST
 
 
-def _never(_question: object) -> bool:
-    return False
+def _each(exams: Exams, change: Callable[[Exam], Exam]) -> Exams:
+    return change(exams[0]), change(exams[1])

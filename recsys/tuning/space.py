@@ -105,7 +105,7 @@ EMBEDDING = (
     Setting("embedding.history_items", 10, 300, log=True, whole=True),
 )
 
-BLEND = (
+BLEND: tuple[Setting, ...] = (
     Setting("blend.weights.embedding", 0.0, 2.0),
     Setting("blend.weights.item_knn", 0.0, 2.0),
     Setting("blend.weights.popularity", 0.0, 1.0),
