@@ -63,6 +63,14 @@ def two_worlds(sessions: int, *, known: bool = False, kind: str = "view") -> pl.
     return log_frame(rows)
 
 
+def returning(users: int = 40) -> pl.DataFrame:
+    """The checkerboard with all first sessions before all second ones: everybody comes back."""
+    frame = checkerboard(users)
+    first = pl.col("session_id").str.ends_with("-0")
+    times = frame["timestamp"]
+    return pl.concat([frame.filter(first), frame.filter(~first)]).with_columns(timestamp=times)
+
+
 def small_config(**tables: object) -> Config:
     """A configuration that trains in milliseconds."""
     embedding = {"embedding_size": 8, "epochs": 5}

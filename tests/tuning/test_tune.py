@@ -25,7 +25,7 @@ from recsys.tuning.space import with_values
 from recsys.tuning.stages import Found
 from recsys.tuning.trials import open_journal
 from recsys.tuning.tune import Aim, Tuned, tune
-from tests.synthetic import checkerboard, log_frame, small_config
+from tests.synthetic import log_frame, returning, small_config
 from tests.test_training import RANKED, circle
 
 
@@ -38,7 +38,7 @@ def clicks() -> Log:
 @pytest.fixture(scope="module")
 def users() -> Log:
     """Known users with a past, too few events for a ranker."""
-    return log_from_frame(checkerboard(60))
+    return log_from_frame(returning(60))
 
 
 BAD = {"session_knn": {"backward_decay": 0.0, "forward_decay": 0.0}, "transitions": {"backward": 5}}
