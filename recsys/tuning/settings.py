@@ -6,7 +6,7 @@ Only what differs from the defaults is in it, each setting with what it was and 
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,19 +18,19 @@ from recsys.metrics import Estimate
 from recsys.tuning.stages import Found
 from recsys.tuning.tune import Tuned
 
-Path = tuple[str, ...]  # of a setting: its tables and its name
+Place = tuple[str, ...]  # of a setting: its tables and its name
 
 
 def text_of(tuned: Tuned) -> str:
     """The file's text; `recsys.config.load_config` reads it as ``tuned.config``."""
     stages = tuned.found if tuned.better else []
     found = {tuple(name.split(".")): f for f in stages for name in f.kept}
-    tables: dict[Path, list[str]] = {}
-    for path, value in differences(tuned.config.to_dict(), Config().to_dict()):
-        lines = tables.setdefault(path[:-1], [])
-        if path in found:
-            lines.append(f"# {_reason('.'.join(path), found[path], tuned)}")
-        lines.append(tomli_w.dumps({path[-1]: value}).rstrip())
+    tables: dict[Place, list[str]] = {}
+    for place, value in differences(tuned.config.to_dict(), Config().to_dict()):
+        lines = tables.setdefault(place[:-1], [])
+        if place in found:
+            lines.append(f"# {_reason('.'.join(place), found[place], tuned)}")
+        lines.append(tomli_w.dumps({place[-1]: value}).rstrip())
     parts = ["\n".join(f"# {line}" for line in _head(tuned))]
     for table, lines in tables.items():
         about = [f"# {_result(f)}" for f in stages if _within(table, f)]
@@ -53,7 +53,7 @@ def summary_of(tuned: Tuned) -> Table:
     return table
 
 
-def write(text: str, path: File) -> None:
+def write(text: str, path: Path) -> None:
     """Write a file whole or not at all."""
     aside = path.with_name(f".{path.name}-{os.getpid()}")
     try:
@@ -67,16 +67,16 @@ def write(text: str, path: File) -> None:
 
 
 def differences(
-    data: dict[str, Any], defaults: dict[str, Any], where: Path = ()
-) -> Iterator[tuple[Path, Any]]:
-    """Path and value of every setting that has not its default; of a placement all or none."""
+    data: dict[str, Any], defaults: dict[str, Any], where: Place = ()
+) -> Iterator[tuple[Place, Any]]:
+    """Every setting that has not its default, and its value; of a placement all or none."""
     for name, value in data.items():
-        path, default = (*where, name), defaults.get(name)
+        place, default = (*where, name), defaults.get(name)
         if isinstance(value, dict):
             whole = where == ("placements",) and value != default
-            yield from differences(value, {} if whole else default or {}, path)
+            yield from differences(value, {} if whole else default or {}, place)
         elif name not in defaults or value != default:
-            yield path, value
+            yield place, value
 
 
 def _head(tuned: Tuned) -> list[str]:
@@ -126,7 +126,7 @@ def _reason(name: str, found: Found, tuned: Tuned) -> str:
     return f"{was}; there was no time to weigh it by itself"
 
 
-def _within(table: Path, found: Found) -> bool:
+def _within(table: Place, found: Found) -> bool:
     return any(tuple(name.split("."))[:-1] == table for name in found.kept)
 
 

@@ -105,11 +105,16 @@ class Budget:
         """Keep time for what follows the stages."""
         self._reserved = seconds
 
-    def share(self, weight: float, of: float) -> float | None:
-        """Seconds of a stage whose weight is one of those still to come; None: no limit."""
+    @property
+    def left(self) -> float | None:
+        """Seconds that are not reserved; None: no limit."""
         if self._end is None:
             return None
-        return max(0.0, self._end - self._reserved - monotonic()) * weight / of
+        return max(0.0, self._end - self._reserved - monotonic())
+
+    def share(self, weight: float, of: float) -> float | None:
+        """Seconds of a stage whose weight is one of those still to come; None: no limit."""
+        return None if self.left is None else self.left * weight / of
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -117,15 +117,17 @@ def tune(
     start = training.train(parts.train, config, progress)
     search_exam, proof = exams(start, parts.test, aim.protocol, aim.placement, aim.min_prefix)
     before, slow = proof.of_lists(start)
-    budget.reserve(1.2 * (monotonic() - began))  # the tuned pipeline will be trained and asked too
+    once = 1.2 * (monotonic() - began)  # what it takes to train a pipeline and to ask it
     plan = Plan(Fits(start, fold(parts.train.frame, config.events)), (search_exam, proof))
     tuned = Tuned(config, config, aim, notes=list(parts.notes))
     course = _Course(tuned, plan, storage, budget, progress)
+    budget.reserve(2 * once if plan.ranked else once)
     course.alone()
     course.blend()
-    if plan.ranked:
-        with budget.interruptible():
-            course.ranker(parts.train, min_gain)
+    budget.reserve(once)
+    if plan.ranked and (budget.left is None or budget.left > once):
+        course.ranker(parts.train, min_gain)
+    tuned.notes += course.missed()
     if budget.interrupted:
         tuned.partial = True
     elif tuned.better:
@@ -156,6 +158,8 @@ class _Course:
         self.tuned, self.plan, self.storage = tuned, plan, storage
         self.budget, self.progress = budget, progress
         self._sources, self._blend = plan.alone(), plan.blend()
+        self._planned = [stage.name for stage in self._sources]
+        self._planned += ["blend"] * bool(self._blend) + ["sources", "ranker"] * plan.ranked
         self._weights = sum(stage.weight for stage in self._sources)
         self._weights += self._blend.weight if self._blend else 0
         self._weights += WEIGH + RANKER if plan.ranked else 0
@@ -175,19 +179,32 @@ class _Course:
         """The sources that the ranker asks, then how many candidates of each, and the ranker."""
         if self.budget.interrupted:
             return
-        ranked = Ranked(head, self.tuned.config, self.progress)
-        stage, config = self.plan.weigh(ranked), self.tuned.config
-        trials = self._trials(stage, config, digest(config))
-        clock = self._clock(stage, 2 * len(stage.settings))
-        found, self.tuned.sources = weigh(stage, config, trials, clock, min_gain)
-        self._take_in(found)
-        config = self.tuned.config
-        self._search(self.plan.ranker(ranked, config), config, digest(config))
+        with self.budget.interruptible():
+            ranked = Ranked(head, self.tuned.config, self.progress)
+            stage, config = self.plan.weigh(ranked), self.tuned.config
+            trials = self._trials(stage, config, digest(config))
+            clock = self._clock(stage, 2 * len(stage.settings))
+            found, self.tuned.sources = weigh(stage, config, trials, clock, min_gain)
+            self._take_in(found)
+            config = self.tuned.config
+            self._search(self.plan.ranker(ranked, config), config, digest(config))
+
+    def missed(self) -> list[str]:
+        """A note on the stages that nothing was tried in."""
+        tried = {found.stage for found in self.tuned.found if found.trials}
+        missed = [name for name in self._planned if name not in tried]
+        if not missed:
+            return []
+        return [
+            f"there was no time to tune {', '.join(missed)}: the same command goes on with them"
+        ]
 
     def _search(self, stage: Stage, config: Config, version: str) -> None:
         trials = self._trials(stage, config, version)
         clock = self._clock(stage, self.budget.trials or PATIENCE)
-        self._take_in(search(stage, config, trials, clock))
+        # Its proof may be interrupted too; what was found before it is not lost.
+        with self.budget.interruptible():
+            self._take_in(search(stage, config, trials, clock))
 
     def _take_in(self, found: Found) -> None:
         self.tuned.found.append(found)

@@ -171,10 +171,11 @@ def test_what_is_not_better_as_a_whole_is_not_kept(
 
 
 def test_a_budget_of_no_time_changes_nothing(users: Log, tmp_path: Path) -> None:
-    """No stage begins; the start stays."""
+    """No stage begins; the start stays; the notes say what was not tuned."""
     tuned = run(users, blend_config(), tmp_path, trials=None, minutes=0.0)
     assert [found.trials for found in tuned.found] == [0, 0, 0]
     assert not tuned.better
+    assert any("no time to tune item_knn, embedding, blend:" in note for note in tuned.notes)
 
 
 def test_an_interrupt_keeps_what_was_found(
