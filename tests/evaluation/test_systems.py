@@ -93,11 +93,12 @@ def test_a_list_whose_room_is_used_up_is_asked_for_anew(
 ) -> None:
     """When more is taken out than a kept list has room for, the list is still full and right."""
     bundle, test = known
+    found = some(test, bundle)
     roomy = Panel(bundle, "discover", 3)
+    expected = [asked(roomy, sample)[0] for sample in found]
     monkeypatch.setattr(systems, "ROOM", 1)
     tight = Panel(bundle, "discover", 3)
-    for sample in some(test, bundle):
-        assert asked(tight, sample)[0] == asked(roomy, sample)[0]
+    assert [asked(tight, sample)[0] for sample in found] == expected
 
 
 def test_unknown_systems_are_refused() -> None:
