@@ -58,6 +58,7 @@ def render(report: Plain) -> str:
     return page.get_template(TEMPLATE).render(
         report=report,
         k=report["calibration"]["at"],
+        told=plots.headline(report),
         four=SYSTEMS,
         others=[n for n in report["systems"] if n not in (*SYSTEMS, *report["silent"])],
         pictures=pictures,

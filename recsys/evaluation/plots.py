@@ -71,7 +71,7 @@ def freshness(report: Plain) -> str | None:
     curve = report["freshness"]
     if not curve:
         return None
-    metric = f"hr@{report['calibration']['at']}"
+    metric = headline(report)
     values = [delay["figures"][metric] for delay in curve]
     start = values[0]
 
@@ -94,7 +94,7 @@ def freshness(report: Plain) -> str | None:
         axes.set_xlabel("the engine sees only events that are older than")
         axes.set_ylabel(metric.upper())
         axes.grid(axis="y")
-        axes.legend(loc="upper right")
+        _legend(axes)
 
     said = ", ".join(f"{d['delay']} {v:.3f}" for d, v in zip(curve, values, strict=True))
     return _svg("freshness", f"{metric} of full by delay: {said}", draw, 9)
@@ -121,7 +121,7 @@ def by_length(report: Plain) -> str | None:
         axes.set_xlabel("events of the session so far")
         axes.set_ylabel(metric.upper())
         axes.grid(axis="y")
-        axes.legend()
+        _legend(axes)
 
     said = "; ".join(
         f"{name}: " + ", ".join(f"{n} {v:.3f}" for n, v in zip(parts, values, strict=True))
@@ -180,6 +180,17 @@ def latency(report: Plain) -> str | None:
 
     said = ", ".join(f"{name} {value:.0f} µs" for name, value in values.items())
     return _svg("latency", f"latency: {said}", draw, len(values))
+
+
+def headline(report: Plain) -> str:
+    """The metric that says most: HR where one item is looked for, NDCG where several are."""
+    name = "hr" if report["protocol"] == "next-item" else "ndcg"
+    return f"{name}@{report['calibration']['at']}"
+
+
+def _legend(axes: Axes) -> None:
+    """Above the picture, where no line can run through it."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
 
 
 def _intervals(axes: Axes, shown: dict[str, Plain], colour: str) -> None:
