@@ -50,7 +50,7 @@ def train(
     # The sources of the whole log are fitted beside those that the ranker learns from: compiled
     # code lets other threads run.
     with ThreadPoolExecutor(1) as beside:
-        fitting = beside.submit(_fit_sources, log, config, stages, "")
+        fitting = beside.submit(fit_sources, log, config, stages, "")
         try:
             ranker = _fit_ranker(log, config, stages)
         except BaseException:
@@ -81,7 +81,7 @@ def _recall(bundle: Bundle) -> dict[str, float]:
     }
 
 
-def _fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bundle:
+def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bundle:
     """Everything but the ranker, as a bundle that ranks by the blend."""
     seed, threads = config.training.seed, config.training.threads
     with stages.of(prefix + "interactions"):
@@ -173,16 +173,11 @@ def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Exampl
     stages = stages or Stages()
     try:
         parts = split(log, str(config.ranker.tail))
-        head = _fit_sources(parts.train, config, stages, "head_")
+        head = fit_sources(parts.train, config, stages, "head_")
     except (EvaluationError, NoInteractionsError) as error:
         raise NothingToLearnError(str(error)) from error
-    names = dict.fromkeys(ranking.FEATURES, 0.0)
-    head = replace(head, facts=replace(head.facts, features=names))
-    target = config.ranker.target
-    if target == "auto":
-        target = "rest-of-session" if _simultaneous(log.frame) > 0.5 else "next-item"
     with stages.of("ranker_data"):
-        found = _examples(head, parts.test, config, target)
+        found = replayed(head, parts.test, config)
     count, needed = len(found.groups), config.ranker.min_requests
     if count < needed:
         raise NothingToLearnError(f"{count} requests to learn from, {needed} needed")
@@ -226,8 +221,16 @@ def _fit_ranker(log: Log, config: Config, stages: "Stages") -> Ranker:
         return Ranker(f"blend: {error}")
 
 
-def _examples(head: Bundle, tail: Log, config: Config, target: str) -> Examples:
-    """Features and labels of the candidates of sampled requests that hold something wanted."""
+def replayed(head: Bundle, tail: Log, config: Config) -> Examples:
+    """Features and labels of the candidates of sampled requests that hold something wanted.
+
+    head: whose sources propose; it must not have seen the tail.
+    """
+    names = dict.fromkeys(ranking.FEATURES, 0.0)
+    head = replace(head, facts=replace(head.facts, features=names))
+    target = config.ranker.target
+    if target == "auto":
+        target = "rest-of-session" if _simultaneous(tail.frame) > 0.5 else "next-item"
     rng = np.random.default_rng(config.training.seed)
     tables, labels, groups, opened = [], [], [], 0
     for sample in _sampled(tail.frame, config, rng):
@@ -248,10 +251,9 @@ def _examples(head: Bundle, tail: Log, config: Config, target: str) -> Examples:
             labels.append(right.astype(np.int8))
             groups.append(len(right))
             opened += sample.prefix == 0
-    names = list(head.facts.features)
     table = np.concatenate([np.zeros((0, len(names)), dtype=np.float32), *tables])
     return Examples(
-        names,
+        list(names),
         table,
         np.concatenate([np.zeros(0, dtype=np.int8), *labels]),
         np.array(groups, dtype=np.int64),

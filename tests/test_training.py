@@ -192,13 +192,13 @@ def test_the_ranker_learns_only_from_what_follows_its_sources(
 ) -> None:
     """The bundle that training replays against ends before the first event it learns from."""
     seen: list[tuple[float, float]] = []
-    original = training._examples
+    original = training.replayed
 
-    def watched(head: Bundle, tail: Log, config: Config, target: str) -> training.Examples:
+    def watched(head: Bundle, tail: Log, config: Config) -> training.Examples:
         seen.append((head.cutoff, float(tail.frame["timestamp"].min())))  # type: ignore[arg-type]
-        return original(head, tail, config, target)
+        return original(head, tail, config)
 
-    monkeypatch.setattr(training, "_examples", watched)
+    monkeypatch.setattr(training, "replayed", watched)
     train(circle(), small_config(**RANKED))
     ((cutoff, first),) = seen
     assert cutoff < first

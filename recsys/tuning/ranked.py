@@ -10,12 +10,11 @@ from typing import Any
 
 from rich.progress import Progress
 
-from recsys import ranking, training
+from recsys import training
 from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.evaluation.split import split
 from recsys.logs import Log
-from recsys.models import forest
 
 # Requests that the ranker of a trial learns from, at most: a third of them puts configurations in
 # the same order in a third of the time.
@@ -27,14 +26,12 @@ class Ranked:
     """Bundles of one head whose sources are fitted as ``config`` says."""
 
     def __init__(self, head: Log, config: Config, progress: Progress | None = None) -> None:
-        stages = training._Stages(progress, {})
+        stages = training.Stages(progress)
         parts = split(head, str(config.ranker.tail))
-        names = dict.fromkeys(ranking.FEATURES, 0.0)
-        before = training._fit_sources(parts.train, config, stages, "head_")
-        self.before = replace(before, facts=replace(before.facts, features=names))
+        self.before = training.fit_sources(parts.train, config, stages, "head_")
         self.tail = parts.test
-        self.whole = training._fit_sources(head, config, stages, "")
-        self._examples: OrderedDict[Any, Any] = OrderedDict()
+        self.whole = training.fit_sources(head, config, stages, "")
+        self._examples: OrderedDict[Any, training.Examples] = OrderedDict()
         self._bundles: OrderedDict[Any, Bundle] = OrderedDict()
 
     def bundle(self, config: Config) -> Bundle:
@@ -47,22 +44,20 @@ class Ranked:
         return self._bundles[key]
 
     def _trained(self, config: Config) -> Bundle:
-        table, labels, groups = self._examples_of(config)
-        if len(groups) < config.ranker.min_requests:
+        examples = self._examples_of(config)
+        if len(examples.groups) < config.ranker.min_requests:
             return replace(self.whole, config=config)  # too few candidates: the blend ranks
-        names = list(ranking.FEATURES)
-        seed, threads = config.training.seed, config.training.threads
-        trees, gain = forest.fit(table, labels, groups, names, config.ranker, seed, threads)
-        facts = replace(self.whole.facts, features=gain)
-        return replace(self.whole, config=config, forest=trees, facts=facts)
+        ranker = training.learn(examples, config)
+        facts = replace(self.whole.facts, features=ranker.features, openings=ranker.openings)
+        return replace(self.whole, config=config, forest=ranker.forest, facts=facts)
 
-    def _examples_of(self, config: Config) -> Any:
+    def _examples_of(self, config: Config) -> training.Examples:
         key = config.retrieval
         if key not in self._examples:
             few = replace(config.ranker, requests=min(config.ranker.requests, REQUESTS))
             config = replace(config, ranker=few)
             before = replace(self.before, config=config)
-            self._examples[key] = training._examples(before, self.tail, config)
+            self._examples[key] = training.replayed(before, self.tail, config)
             if len(self._examples) > REMEMBERED:
                 self._examples.popitem(last=False)
         return self._examples[key]
