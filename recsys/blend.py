@@ -8,8 +8,7 @@ import numpy as np
 
 from recsys.bundle import Bundle
 from recsys.models import item_knn
-from recsys.models.embedding import fold_in
-from recsys.retrieval import NOTHING, Floats, Profile, Ranked, Rows, Scored, merge
+from recsys.retrieval import Floats, Profile, Ranked, Rows, Scored, joint_fold_in
 
 
 def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
@@ -38,15 +37,6 @@ def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
     parts = {name: np.float32(weights[name]) * _relative(part) for name, part in values.items()}
     scores = np.stack(list(parts.values())).sum(axis=0)
     return Ranked(rows, scores, parts, parts)
-
-
-def joint_fold_in(bundle: Bundle, who: Profile) -> Floats:
-    """The embedding's vector of session and past together, float32 [d]."""
-    config = bundle.config.embedding
-    rows = np.concatenate([who.live[0], who.past[0]])
-    confidence = np.concatenate([who.live[1], who.past[1] * np.float32(config.history_weight)])
-    rows, confidence = merge((rows, confidence), NOTHING)
-    return fold_in(bundle.embedding, rows, confidence * np.float32(config.alpha))
 
 
 def _in_order(bundle: Bundle) -> bool:

@@ -116,7 +116,7 @@ class SessionKnnConfig:
 @dataclass(frozen=True)
 class SessionEmbeddingConfig:
     embedding_size: int = 96
-    epochs: int = 3
+    epochs: int = 5
     last_items: int = 8  # of the session, that make its vector
     batch: int = 512  # examples per step
     negatives: int = 2048  # shared by a batch
@@ -148,7 +148,8 @@ class RetrievalConfig:
     transitions: int = 30
     session_knn: int = 40
     session_embedding: int = 40
-    embedding: int = 40  # only asked for visitors with a past: on sessions alone it adds nothing
+    # It scores what the others propose; to search it brings little and costs more than they all.
+    embedding: int = 0
     item_knn: int = 30
     item_knn_past: int = 40
     own: int = 50  # what the known user came back to

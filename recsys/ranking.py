@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from recsys.bundle import Bundle
 from recsys.models import forest
 from recsys.models.tally import capacity, slot
-from recsys.retrieval import Candidates, Profile, Ranked, retrieve
+from recsys.retrieval import Candidates, Profile, Ranked, joint_fold_in, retrieve
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -177,6 +177,15 @@ def past_items(c: Context) -> float:
     return float(len(c.who.past[0]))
 
 
+def fold_in_score(c: Context) -> Floats | float:
+    """Score by the embedding's fold-in of session and past, over its best; 0 for a stranger."""
+    if not len(c.who.past[0]):
+        return 0.0
+    vector = joint_fold_in(c.bundle, c.who)
+    scores: Floats = c.bundle.embedding.item_factors[c.candidates.rows] @ vector
+    return scores / max(float(scores.max(initial=0)), 1e-9)
+
+
 def _score(source: str) -> Feature:
     def score(c: Context) -> Floats | float:
         return c.candidates.scores.get(source, 0.0)
@@ -201,7 +210,6 @@ LEARNED_SOURCES = (
     "transitions",
     "session_knn",
     "session_embedding",
-    "embedding",
     "item_knn",
     "item_knn_past",
     "own",
@@ -214,7 +222,7 @@ GROUPS: dict[str, dict[str, Feature]] = {
     "touches": _named(times_touched, events_since_touched),
     "popularity": _named(popularity, late_popularity, recent_popularity, rise, age, freshness),
     "session": _named(events, distinct_items, repeats, last_popularity, session_knn_support),
-    "user": _named(past_items),
+    "user": _named(past_items, fold_in_score),
 }
 
 # Every feature is one function and one entry; a bundle names those its ranker was trained on.

@@ -112,12 +112,9 @@ def _session_embedding(bundle: Bundle, who: Profile, k: int) -> Scored:
 
 
 def _embedding(bundle: Bundle, who: Profile, k: int) -> Scored:
-    """The ALS/BPR fold-in of the known user's past."""
-    if not len(who.past[0]):
+    if not (len(who.live[0]) or len(who.past[0])):
         return NOTHING
-    rows, weights = who.past
-    confidence = weights * np.float32(bundle.config.embedding.alpha)
-    return bundle.index.search(fold_in(bundle.embedding, rows, confidence), k)
+    return bundle.index.search(joint_fold_in(bundle, who), k)
 
 
 def _item_knn(bundle: Bundle, who: Profile, k: int) -> Scored:
@@ -195,6 +192,15 @@ def alone(bundle: Bundle, who: Profile, source: str, at_least: int) -> Ranked:
     scores[np.searchsorted(rows, found)] = values
     parts = {source: scores}
     return Ranked(rows, scores, parts, parts)
+
+
+def joint_fold_in(bundle: Bundle, who: Profile) -> Floats:
+    """The embedding's vector of session and past together, float32 [d]."""
+    config = bundle.config.embedding
+    rows = np.concatenate([who.live[0], who.past[0]])
+    confidence = np.concatenate([who.live[1], who.past[1] * np.float32(config.history_weight)])
+    rows, confidence = merge((rows, confidence), NOTHING)
+    return fold_in(bundle.embedding, rows, confidence * np.float32(config.alpha))
 
 
 def _known(rows: Rows, weights: Floats) -> Scored:
