@@ -86,6 +86,7 @@ class ItemKnnConfig:
     degree_power: float = 0.4
     # A session of n items counts n ** -length_power: in a long one items meet by chance.
     length_power: float = 0.5
+    age_decay: float = 3.0  # weight of a session: exp(-age_decay * share of sessions after it)
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,12 @@ class RetrievalConfig:
 # Each part is over its highest value in the request. item_knn_past counts beside a session; without
 # one it has item_knn's weight.
 BLEND = {
-    "embedding": 0.7,
+    "embedding": 0.5,
     "item_knn": 1.0,
     "item_knn_past": 0.2,
-    "own": 0.2,
+    "own": 0.7,
     "popularity": 0.05,
-    "recent": 0.2,
+    "recent": 0.7,
 }
 
 

@@ -87,10 +87,12 @@ def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bund
     with stages.of(prefix + "interactions"):
         data = fold(log.frame, config.events)
     items, sequences = len(data.items), data.sequences
+    # Without times and with one session a user, the end of the log is but the last of its users.
+    in_order = log.clock == "time" or data.sessions != len(data.users)
     with stages.of(prefix + "embedding", config.embedding.epochs) as tick:
         vectors = embedding.fit(data.by_visitor, config.embedding, seed, threads, tick)
     with stages.of(prefix + "item_knn"):
-        neighbours = item_knn.fit(data.by_session, config.item_knn, threads)
+        neighbours = item_knn.fit(data.by_session, config.item_knn, threads, in_order)
     with stages.of(prefix + "transitions"):
         table = transitions.fit(sequences, items, config.transitions)
     with stages.of(prefix + "session_knn"):

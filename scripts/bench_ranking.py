@@ -107,7 +107,7 @@ DATASETS = (
     Dataset(
         "gowalla",
         "gowalla-lightgcn.parquet",
-        "user_id=user,item_id=item",
+        "user_id=user,session_id=user,item_id=item",
         "user",
         ("--protocol", "user", "--default-type", "purchase"),
     ),

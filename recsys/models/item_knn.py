@@ -22,17 +22,24 @@ class ItemKnn:
     similarities: NDArray[np.float32]
 
 
-def fit(by_session: sparse.csr_matrix, config: ItemKnnConfig, threads: int) -> ItemKnn:
+def fit(
+    by_session: sparse.csr_matrix, config: ItemKnnConfig, threads: int, in_order: bool = True
+) -> ItemKnn:
     """The nearest items of each under co(i, j) / (degree(i) degree(j)) ** degree_power.
 
-    co(i, j): sum over the sessions with both of 1 / (their number of items) ** length_power.
+    co(i, j): sum over the sessions with both of 1 / (their number of items) ** length_power, times
+    exp(-age_decay * share of sessions after) where the rows are in order of time.
     """
     items = by_session.shape[1]
     lengths = np.maximum(np.asarray(by_session.sum(axis=1)).ravel(), 1.0)
-    weigh = sparse.diags_array(lengths ** (-config.length_power / 2))
+    weights = lengths**-config.length_power
+    if in_order:
+        weights *= np.exp(-config.age_decay * np.linspace(1, 0, len(lengths)))
     degree = np.asarray(by_session.sum(axis=0)).ravel()
     scale = sparse.diags_array(np.maximum(degree, 1.0) ** -config.degree_power)
-    normalised = sparse.csr_matrix(weigh @ by_session @ scale, dtype=np.float64)
+    normalised = sparse.csr_matrix(
+        sparse.diags_array(np.sqrt(weights)) @ by_session @ scale, dtype=np.float64
+    )
     k = min(config.neighbours, items - 1)
     # One more than asked for: each item is its own nearest neighbour.
     pairs = all_pairs_knn(normalised, k + 1, show_progress=False, num_threads=threads).tocoo()

@@ -14,18 +14,19 @@ from recsys.models import item_knn
 def test_similarities_follow_the_formula(seed: int, items: int, power: float) -> None:
     """Similarities are co(i, j) / (degree(i) degree(j)) ** power; the largest are kept.
 
-    A session of n items adds n ** -length_power to co(i, j).
+    A session of n items adds n ** -length_power to co(i, j), less the older it is.
     """
     rng = np.random.default_rng(seed)
     dense = (rng.random((12, items)) < 0.4).astype(np.float32)
     model = item_knn.fit(
         sparse.csr_matrix(dense),
-        ItemKnnConfig(neighbours=3, degree_power=power, length_power=0.7),
+        ItemKnnConfig(neighbours=3, degree_power=power, length_power=0.7, age_decay=2),
         threads=1,
     )
     degree = np.maximum(dense.sum(axis=0), 1)
     lengths = np.maximum(dense.sum(axis=1, keepdims=True), 1)
-    truth = dense.T @ (dense / lengths**0.7) / np.outer(degree, degree) ** power
+    age = np.exp(-2 * (11 - np.arange(12)) / 11)[:, None]
+    truth = dense.T @ (dense / lengths**0.7 * age) / np.outer(degree, degree) ** power
     np.fill_diagonal(truth, 0)
     for item in range(items):
         kept = model.similarities[item]
@@ -33,6 +34,15 @@ def test_similarities_follow_the_formula(seed: int, items: int, power: float) ->
         expected = np.sort(truth[item])[::-1][: len(kept)]
         np.testing.assert_allclose(kept, np.where(expected > 0, expected, 0), rtol=1e-5)
         np.testing.assert_allclose(truth[item, near[near >= 0]], kept[near >= 0], rtol=1e-5)
+
+
+def test_without_order_all_sessions_count_alike() -> None:
+    """Sessions that are not in order of time have no age."""
+    board = sparse.csr_matrix(np.array([[1, 1, 0], [1, 0, 1]], dtype=np.float32))
+    aged, ageless = (item_knn.fit(board, ItemKnnConfig(), 1, order) for order in (True, False))
+    assert aged.similarities[0, 0] > aged.similarities[0, 1]
+    assert aged.neighbours[0].tolist() == [2, 1]
+    assert ageless.similarities[0, 0] == ageless.similarities[0, 1]
 
 
 def test_scores_are_weighted_means() -> None:
