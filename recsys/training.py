@@ -17,7 +17,7 @@ from recsys import ranking, retrieval
 from recsys.bundle import Bundle, Facts, sealed
 from recsys.config import Config
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings, samples
-from recsys.evaluation.split import EvaluationError, split
+from recsys.evaluation.split import EvaluationError, Split, split
 from recsys.events import InputError
 from recsys.interactions import NoInteractionsError, fold
 from recsys.logs import Log, log_from_frame
@@ -174,7 +174,7 @@ def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Exampl
     """
     stages = stages or Stages()
     try:
-        parts = split(log, str(config.ranker.tail))
+        parts = tail_split(log, config)
         head = fit_sources(parts.train, config, stages, "head_")
     except (EvaluationError, NoInteractionsError) as error:
         raise NothingToLearnError(str(error)) from error
@@ -184,6 +184,12 @@ def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Exampl
     if count < needed:
         raise NothingToLearnError(f"{count} requests to learn from, {needed} needed")
     return found
+
+
+def tail_split(log: Log, config: Config) -> Split:
+    """What the ranker's sources see of a log, and the tail. Raises EvaluationError."""
+    few = config.ranker.requests / max(1, len(log.frame))
+    return split(log, str(config.ranker.tail or min(max(few, 0.08), 0.25)))
 
 
 def learn(
@@ -197,18 +203,19 @@ def learn(
     columns = [k for k, name in enumerate(examples.names) if name not in without]
     names = [examples.names[k] for k in columns]
     table = examples.table[:, columns] if without else examples.table
+    count = len(examples.groups)
+    leaves = max(4, min(config.ranker.leaves, count // config.ranker.leaf_requests))
     with (stages or Stages()).of("ranker", config.ranker.trees) as tick:
         trees, gain = forest.fit(
             table,
             examples.labels,
             examples.groups,
             names,
-            config.ranker,
+            replace(config.ranker, leaves=leaves),
             config.training.seed,
             config.training.threads,
             tick,
         )
-    count = len(examples.groups)
     summary = f"forest of {config.ranker.trees} trees from {count} requests ({examples.target})"
     return Ranker(summary, trees, gain, examples.openings)
 

@@ -13,7 +13,6 @@ from rich.progress import Progress
 from recsys import training
 from recsys.bundle import Bundle
 from recsys.config import Config
-from recsys.evaluation.split import split
 from recsys.logs import Log
 
 # Requests that the ranker of a trial learns from, at most: a third of them puts configurations in
@@ -27,7 +26,7 @@ class Ranked:
 
     def __init__(self, head: Log, config: Config, progress: Progress | None = None) -> None:
         stages = training.Stages(progress)
-        parts = split(head, str(config.ranker.tail))
+        parts = training.tail_split(head, config)
         self.before = training.fit_sources(parts.train, config, stages, "head_")
         self.tail = parts.test
         self.whole = training.fit_sources(head, config, stages, "")
