@@ -11,7 +11,7 @@ from recsys.recommend import placement_of
 from recsys.retrieval import SOURCES
 from recsys.tuning import space
 from recsys.tuning.fits import Fits
-from recsys.tuning.questions import Exam, Question, with_past, without_session
+from recsys.tuning.questions import Exam, Question, with_past
 from recsys.tuning.ranked import Ranked
 from recsys.tuning.sources import counts_of
 from recsys.tuning.space import Setting, Values, candidates_of, value_of, with_values
@@ -51,20 +51,20 @@ Exams = tuple[Exam, Exam]  # for the search, for the proof
 class Plan:
     """What there is to tune for one head and tail.
 
-    live: asked with a session. past: those of them of whom more is known. by_ranker, by_blend: who
-    answers, also known users who have done nothing yet. only: the source that the placement asks
-    and no other, if it is so.
+    live: asked in a session. openings: asked before it. past: those of both of whom more is known
+    than the session. by_ranker, by_blend: who answers. only: the source that the placement asks and
+    no other, if it is so.
     """
 
     def __init__(self, fits: Fits, exams: Exams) -> None:
-        self.fits, self.live = fits, exams
+        self.fits = fits
         self.placement = placement_of(fits.start.config, exams[0].placement)
         self.only = self.placement.ranking if self.placement.ranking in SOURCES else None
+        self.live = _each(exams, lambda exam: exam.only(lambda q: not q.opening))
         self.past = _each(exams, lambda exam: with_past(exam, fits.start))
-        self.unseen = _each(exams, lambda exam: without_session(exam, fits.start))
-        everyone = (exams[0] + self.unseen[0], exams[1] + self.unseen[1])
-        self.by_ranker = _each(everyone, lambda exam: exam.only(self._ranked))
-        self.by_blend = _each(everyone, lambda exam: exam.only(lambda q: not self._ranked(q)))
+        self.openings = _each(exams, lambda exam: exam.only(lambda q: q.opening))
+        self.by_ranker = _each(exams, lambda exam: exam.only(self._ranked))
+        self.by_blend = _each(exams, lambda exam: exam.only(lambda q: not self._ranked(q)))
 
     @property
     def ranked(self) -> bool:
@@ -90,7 +90,7 @@ class Plan:
         settings = space.BLEND
         if not self.ranked:
             settings += space.BLEND_SESSION
-        if _enough(self.unseen):
+        if _enough(self.openings):
             settings += space.BLEND_PAST
         return Stage("blend", BLEND, settings, self._by_blend, *self.by_blend)
 
@@ -110,7 +110,7 @@ class Plan:
         if self.placement.ranking != "auto":
             return False
         start = self.fits.start
-        who = retrieval.profile(start, question.session(start.config))
+        who = retrieval.profile(start, question.moment.session(start.config))
         return ranking.uses_ranker(start, who)
 
     def _asked(self, source: str) -> tuple[Asks, Exams] | None:

@@ -4,8 +4,9 @@ Some are for the search; the others, of other visitors, prove what it found, so 
 measured on what it was chosen by.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from time import perf_counter_ns
 
 import numpy as np
@@ -13,13 +14,11 @@ from numpy.typing import NDArray
 
 from recsys import retrieval, rules
 from recsys.bundle import Bundle
-from recsys.config import Config
-from recsys.evaluation.replay import PROTOCOLS, Moment, samples
+from recsys.evaluation.replay import PROTOCOLS, Moment, Sample, openings, samples
 from recsys.evaluation.split import EvaluationError
 from recsys.logs import Log
 from recsys.metrics import METRICS, Estimate, Floats, bootstrap_means, difference
 from recsys.recommend import Request, placement_of, recommend
-from recsys.session import Session
 
 # Questions that trials are judged by: the standard error of a hit rate is below 0.008, of a
 # difference between two trials a third of that, and a source answers them in less than a second.
@@ -40,7 +39,7 @@ class Question:
     """A moment, the rows looked for and those that the list may not hold.
 
     wanted: how many items are looked for, known to the bundle or not. visitor: the user or session.
-    live: asked with the session; else only who the user is is known.
+    opening: asked before a known user's first event in the session.
     """
 
     moment: Moment
@@ -48,11 +47,7 @@ class Question:
     wanted: int
     out: Rows
     visitor: str
-    live: bool = True
-
-    def session(self, config: Config) -> Session:
-        """What is known when the list is asked for."""
-        return self.moment.session(config) if self.live else Session(user_id=self.moment.user_id)
+    opening: bool
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ class Exam:
         propose = retrieval.SOURCES[source]
         lists, elapsed = [], 0
         for question in self.questions:
-            who = retrieval.profile(bundle, question.session(bundle.config))
+            who = retrieval.profile(bundle, question.moment.session(bundle.config))
             start = perf_counter_ns()
             found, _ = propose(bundle, who, DEPTH + len(question.out))
             elapsed += perf_counter_ns() - start
@@ -92,11 +87,10 @@ class Exam:
     def of_lists(self, bundle: Bundle) -> tuple[Floats, float]:
         """Marks of the lists that are served, and microseconds a list."""
         row_of = {item: row for row, item in enumerate(bundle.items.ids(range(len(bundle.items))))}
+        request = Request(n=DEPTH, placement=self.placement)
         lists, elapsed = [], 0
         for question in self.questions:
-            session = question.session(bundle.config)
-            exclude = () if question.live else tuple(bundle.items.ids(question.out))
-            request = Request(n=DEPTH, placement=self.placement, exclude=exclude)
+            session = question.moment.session(bundle.config)
             start = perf_counter_ns()
             answer = recommend(bundle, session, request)
             elapsed += perf_counter_ns() - start
@@ -134,27 +128,20 @@ def exams(
             f"the models saw events up to {bundle.cutoff:.0f}, the tail begins at {first:.0f}: "
             "they would be judged by what they have seen"
         )
-    rng = np.random.default_rng(bundle.config.training.seed)
-    chance = (SEARCH + PROOF) / len(tail.frame)
-    share = SEARCH / (SEARCH + PROOF)
+    config = bundle.config
+    rng = np.random.default_rng(config.training.seed)
+    chance, share = (SEARCH + PROOF) / len(tail.frame), SEARCH / (SEARCH + PROOF)
+    found = samples(tail.frame, config, min_prefix)
+    if min_prefix == 1:
+        found = chain(found, openings(tail.frame, config))
     searched: dict[str, bool] = {}
     drawn: tuple[list[Question], list[Question]] = ([], [])
-    rules_of = placement_of(bundle.config, placement)
-    for sample in samples(tail.frame, bundle.config, min_prefix):
+    for sample in found:
         visitor = sample.moment.user_id or sample.moment.event.session_id
         order = len(searched)
         part = searched.setdefault(visitor, int((order + 1) * share) > int(order * share))
-        if rng.random() >= chance:
-            continue
-        session = sample.moment.session(bundle.config)
-        user = int(bundle.users.rows([session.user_id])[0]) if session.user_id else -1
-        out = rules.excluded(bundle, session, rules_of, user, ())
-        strange = [i for i in session.current.types if rules.taken_out(session, i, rules_of)]
-        targets = PROTOCOLS[protocol](sample, {*bundle.items.ids(out), *strange})
-        if targets:
-            rows = bundle.items.rows(sorted(targets))
-            asked = Question(sample.moment, rows[rows >= 0], len(targets), out, visitor)
-            drawn[not part].append(asked)
+        if rng.random() < chance:
+            drawn[not part].extend(_asked(bundle, sample, protocol, placement, visitor))
     if not (drawn[0] and drawn[1]):
         raise EvaluationError(
             f"there is nothing to tune on: the tail has {sum(map(len, drawn))} moments with an "
@@ -165,17 +152,27 @@ def exams(
     return search, proof
 
 
+def _asked(
+    bundle: Bundle, sample: Sample, protocol: str, placement: str, visitor: str
+) -> Iterator[Question]:
+    """The question of a sample, if there is something to look for and to answer from."""
+    rules_of = placement_of(bundle.config, placement)
+    session = sample.moment.session(bundle.config)
+    who = retrieval.profile(bundle, session)
+    out = rules.excluded(bundle, session, rules_of, who.user, ())
+    strange = [i for i in session.current.types if rules.taken_out(session, i, rules_of)]
+    targets = PROTOCOLS[protocol](sample, {*bundle.items.ids(out), *strange})
+    opening = sample.prefix == 0
+    if targets and not (opening and not len(who.past[0])):
+        rows = bundle.items.rows(sorted(targets))
+        yield Question(sample.moment, rows[rows >= 0], len(targets), out, visitor, opening)
+
+
 def with_past(exam: Exam, bundle: Bundle) -> Exam:
     """The questions of visitors of whom more is known than the session."""
 
     def known(question: Question) -> bool:
-        who = retrieval.profile(bundle, question.session(bundle.config))
+        who = retrieval.profile(bundle, question.moment.session(bundle.config))
         return len(who.past[0]) > 0
 
     return exam.only(known)
-
-
-def without_session(exam: Exam, bundle: Bundle) -> Exam:
-    """The same looked for, of the users that training knew, before they have done anything."""
-    known = exam.only(lambda q: bool(bundle.users.rows([q.moment.user_id or ""])[0] >= 0))
-    return replace(exam, questions=tuple(replace(q, live=False) for q in known.questions))

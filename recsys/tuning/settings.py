@@ -69,12 +69,11 @@ def write(text: str, path: Path) -> None:
 def differences(
     data: dict[str, Any], defaults: dict[str, Any], where: Place = ()
 ) -> Iterator[tuple[Place, Any]]:
-    """Every setting that has not its default, and its value; of a placement all or none."""
+    """Every setting that has not its default, and its value."""
     for name, value in data.items():
         place, default = (*where, name), defaults.get(name)
         if isinstance(value, dict):
-            whole = where == ("placements",) and value != default
-            yield from differences(value, {} if whole else default or {}, place)
+            yield from differences(value, default or {}, place)
         elif name not in defaults or value != default:
             yield place, value
 

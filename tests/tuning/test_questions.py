@@ -12,7 +12,7 @@ from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.split import Split, split
 from recsys.logs import log_from_frame
 from recsys.training import train
-from recsys.tuning.questions import Exam, exams, with_past, without_session
+from recsys.tuning.questions import Exam, exams, with_past
 from tests.synthetic import returning, small_config
 
 PLACEMENTS = {"default": Placement(exclude=("any",)), "all": Placement(exclude=())}
@@ -43,7 +43,8 @@ def test_marks_are_the_figures_of_an_evaluation(
     head: Bundle, parts: Split, protocol: str, figures: tuple[str, str], placement: str
 ) -> None:
     """Where all moments are drawn, the mean mark is what `recsys evaluate` says of `full`."""
-    marks, microseconds = both(head, parts, protocol, placement).of_lists(head)
+    exam = both(head, parts, protocol, placement).only(lambda question: not question.opening)
+    marks, microseconds = exam.of_lists(head)
     report = evaluate(head, parts.test, protocol=protocol, placement=placement)
     assert len(marks) == report.samples
     figures_of_full = [report.systems["full"][name] for name in figures]
@@ -56,7 +57,7 @@ def test_a_source_alone_is_marked_in_its_own_order(head: Bundle, parts: Split) -
     exam = both(head, parts, "next-item", "default")
     marks, _ = exam.of_source(head, "item_knn")
     for mark, question in zip(marks, exam.questions, strict=True):
-        who = retrieval.profile(head, question.session(head.config))
+        who = retrieval.profile(head, question.moment.session(head.config))
         rows, _ = retrieval.SOURCES["item_knn"](head, who, len(head.items))
         shown = [row for row in rows.tolist() if row not in question.out.tolist()][:20]
         rank = next((n for n, row in enumerate(shown, 1) if row in question.targets), None)
@@ -64,17 +65,25 @@ def test_a_source_alone_is_marked_in_its_own_order(head: Bundle, parts: Split) -
     assert marks.any()
 
 
-def test_visitors_are_told_apart_by_what_is_known_of_them(head: Bundle, parts: Split) -> None:
-    """Those with a past keep their session; asked without one, only the user is known."""
+def test_known_users_are_asked_before_their_session_too(head: Bundle, parts: Split) -> None:
+    """There is nothing live then, and all of their past."""
     exam = both(head, parts, "next-item", "all")
-    known = with_past(exam, head)
-    assert 0 < len(known) <= len(exam)
-    opening = without_session(exam, head)
-    assert 0 < len(opening) <= len(exam)
-    sessions = [question.session(head.config) for question in opening.questions]
+    openings = exam.only(lambda question: question.opening)
+    assert 0 < len(openings) < len(exam)
+    sessions = [question.moment.session(head.config) for question in openings.questions]
     assert all(s.user_id in head.users and not s.current.items for s in sessions)  # type: ignore[operator]
-    marks, _ = opening.of_lists(head)
+    assert len(with_past(openings, head)) == len(openings)
+    marks, _ = openings.of_lists(head)
     assert marks.any()
+
+
+def test_strangers_have_no_opening(parts: Split, head: Bundle) -> None:
+    """Nothing is known of them before their first event, so nothing can be said of an answer."""
+    nobody = parts.test.frame.with_columns(user_id=None).cast({"user_id": str})
+    anonymous = replace(parts, test=replace(parts.test, frame=nobody))
+    exam = both(head, anonymous, "next-item", "all")
+    assert not any(question.opening for question in exam.questions)
+    assert not len(with_past(exam, head))
 
 
 def test_a_gain_has_an_interval_over_visitors(head: Bundle, parts: Split) -> None:

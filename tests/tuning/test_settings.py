@@ -103,8 +103,9 @@ def test_every_setting_says_what_it_was_and_brought() -> None:
     def above(line: str) -> str:
         return lines[lines.index(line) - 1]
 
-    assert "was 0.6; back at that the mark loses 0.0123" in above("decay = 0.3")
-    assert "was 500; there was no time to weigh it" in above("neighbours = 120")
+    knn = Config().session_knn
+    assert f"was {knn.decay}; back at that the mark loses 0.0123" in above("decay = 0.3")
+    assert f"was {knn.neighbours}; there was no time to weigh it" in above("neighbours = 120")
     assert "was 20; it brings +0.0004 for 12 microseconds" in above("popular = 0")
     result = "session_knn: mark 0.3000 -> 0.3200, +0.0200 [+0.0100, +0.0300]; 90 -> 60 microseconds"
     assert lines[lines.index("[session_knn]") + 1] == f"# {result}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.config import Config
+from recsys.config import Config, config_from_dict
 from recsys.evaluation.replay import Moment
 from recsys.events import Event
 from recsys.metrics import Floats
@@ -21,7 +21,7 @@ SOURCES = ["transitions", "session_knn", "popular", "recent"]
 
 def exam() -> Exam:
     moment = Moment(0, Event("view", "s"), None, 1, (), ())
-    asked = Question(moment, np.zeros(1, np.int32), 1, np.zeros(0, np.int32), "s")
+    asked = Question(moment, np.zeros(1, np.int32), 1, np.zeros(0, np.int32), "s", opening=False)
     return Exam(tuple([asked] * 10), ("hr", "mrr"), "default")
 
 
@@ -34,7 +34,8 @@ def weighed(
         on = {s for s in SOURCES if value_of(config, f"retrieval.{s}")}
         return np.full(len(exam), mark(on)), 100.0 * len(on)
 
-    config, settings = Config(), counts_of(SOURCES)
+    config = config_from_dict({"retrieval": {"popular": 20, "recent": 0}})
+    settings = counts_of(SOURCES)
     stage = Stage("sources", 1, settings, ask, exam(), exam())
     trials = Trials(open_journal(path), "x", settings, values_of(config, settings), 0)
     clock = Clock("sources", budget or Budget(None, 1), None, 8, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.config import Config
+from recsys.config import Config, config_from_dict
 from recsys.metrics import Estimate, Floats
 from recsys.tuning import stages
 from recsys.tuning.questions import Exam
@@ -33,7 +33,7 @@ def found(
         values = {s.name: value_of(config, s.name) for s in SETTINGS}
         return np.full(len(exam), mark(values) * (proof if exam is proven else 1.0)), 1.0
 
-    config = Config()
+    config = config_from_dict({"session_knn": {"decay": 0.6}})
     stage = Stage("s", 1, SETTINGS, ask, searched, proven)
     trials = Trials(open_journal(path), "s", SETTINGS, values_of(config, SETTINGS), 0)
     return search(stage, config, trials, Clock("s", budget, None, 1, None)), len(asked)

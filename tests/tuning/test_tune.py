@@ -47,7 +47,7 @@ BAD = {"session_knn": {"backward_decay": 0.0, "forward_decay": 0.0}, "transition
 def ranked_config() -> Config:
     """Trains in a moment, and has sources that can be better."""
     few = {**RANKED["ranker"], "trees": 5, "requests": 100}
-    sources = {"session_embedding": 0, "recent": 0}
+    sources = {"session_embedding": 0, "item_knn": 0, "recent": 0}
     tables = {**RANKED, **BAD, "ranker": few, "retrieval": sources, "training": {"threads": 1}}
     return small_config(**tables)
 
@@ -143,9 +143,9 @@ def test_a_placement_of_one_source_has_that_source_tuned(clicks: Log, tmp_path: 
 
 def test_the_same_trials_give_the_same_result(users: Log, tmp_path: Path) -> None:
     """In one go, or stopped and taken up again."""
-    once = run(users, blend_config(), tmp_path / "once", trials=6)
+    once = run(users, blend_config(), tmp_path / "once", trials=4)
     run(users, blend_config(), tmp_path / "twice", trials=2)
-    twice = run(users, blend_config(), tmp_path / "twice", trials=6)
+    twice = run(users, blend_config(), tmp_path / "twice", trials=4)
     assert once.config == twice.config
     assert plain(once.found) == plain(twice.found)
     assert once.gain == twice.gain
@@ -267,7 +267,7 @@ def knows_the_future(exam: Exam, tail: Log, config: Config) -> list[int]:
     rows = []
     for question in exam.questions:
         known = set(tail.frame["item_id"].head(question.moment.row + 1))
-        session = question.session(config)
+        session = question.moment.session(config)
         if not set(session.current.sequence) | set(session.past.sequence) <= known:
             rows.append(question.moment.row)
     return rows
