@@ -60,7 +60,7 @@ def clicks(dataset: str, hits: tuple[float, float], ranks: tuple[float, float]) 
 def fresh(delay: str, must: float | None = None, aim: float | None = None) -> Target:
     """HR@20 of an engine that sees events after a delay only."""
     path = ("freshness", delay, "figures", "hr@20")
-    label = f"HR@20, next new item, events seen after {delay}"
+    label = f"HR@20, next new item, seen after {delay}"
     return Target("rsc15-100k", label, "full", path, must, aim, digits=3)
 
 
@@ -102,7 +102,9 @@ def result(record: Any, target: Target) -> float | None:
 
 def table(values: Values, datasets: Collection[str], title: str) -> Table:
     """Must, aim, measured and the spread over seeds, for a terminal."""
-    shown = Table("data set", "figure", title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("data set", no_wrap=True)
+    shown.add_column("figure")
     for name in ("must", "aim", "measured", "std", "runs", ""):
         shown.add_column(name, justify="right")
     for target in TARGETS:
