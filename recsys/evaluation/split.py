@@ -124,13 +124,15 @@ def _within_users(log: Log, test: str) -> Split:
     if period is not None:
         raise EvaluationError(_no_periods(test, "each user's rows"))
     drawn = _in_item_order(log.frame)
-    place = pl.int_range(pl.len())
-    if drawn:
-        place = place.shuffle(seed=SEED)
+    # Drawn over the whole log: by the same seed, users of as many rows would lose the same places.
+    lots = pl.int_range(len(log.frame), eager=True)
+    lots = lots.shuffle(seed=SEED) if drawn else lots
+    place = pl.col("lot").rank("ordinal")
     count = pl.len()
     # Everybody keeps a row to train on.
     held = pl.min_horizontal((count * share).round().cast(pl.Int64), count.cast(pl.Int64) - 1)
-    is_test = log.frame.select((place >= count - held).over("user_id")).to_series()
+    last = (place > count - held).over("user_id")
+    is_test = log.frame.with_columns(lot=lots).select(last).to_series()
     train, later = log.frame.filter(~is_test), log.frame.filter(is_test)
     if later.is_empty():
         raise EvaluationError(

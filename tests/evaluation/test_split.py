@@ -188,5 +188,6 @@ def test_rows_in_item_order_are_drawn(ids: list[str]) -> None:
     held = parts.test.frame.group_by("user_id").agg("item_id").sort("user_id")["item_id"].to_list()
     assert [len(items) for items in held] == [5, 5]
     assert held != [ids[-5:], ids[-5:]]
+    assert held[0] != held[1]  # each user's own draw
     assert "drawn rows" in parts.notes[0]
     assert split(log, "0.25").test.frame.equals(parts.test.frame)
