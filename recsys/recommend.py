@@ -69,7 +69,7 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     named = (*request.exclude, request.item_id) if request.item_id else request.exclude
     out = rules.excluded(bundle, session, placement, who.user, named)
     clock.lap("rules")
-    ranked = _ranked(bundle, who, placement, depth + len(out))
+    ranked = _ranked(bundle, who, placement, request.n + len(out), depth + len(out))
     clock.lap("rank")
     # Rows ascend by popularity, so ties go to the more popular.
     best = selection.best(ranked.rows, ranked.scores, out, depth)
@@ -107,11 +107,15 @@ def similar(bundle: Bundle, item_id: str, n: int = 20) -> Recommendation:
 
 
 def _ranked(
-    bundle: Bundle, who: retrieval.Profile, placement: Placement, at_least: int
+    bundle: Bundle, who: retrieval.Profile, placement: Placement, at_least: int, depth: int
 ) -> retrieval.Ranked:
-    """Candidates with scores, as the placement wants them ranked."""
+    """Candidates with scores, as the placement wants them ranked.
+
+    at_least: popular items among them. depth: how many a source alone is asked for; several
+    together propose enough to choose from.
+    """
     if placement.ranking in retrieval.SOURCES:
-        return retrieval.alone(bundle, who, placement.ranking, at_least)
+        return retrieval.alone(bundle, who, placement.ranking, depth)
     if _uses_ranker(bundle, who, placement):
         return ranking.rank(bundle, who, at_least, placement.sources)
     return blend.rank(bundle, who, at_least)

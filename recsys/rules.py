@@ -29,7 +29,7 @@ def excluded(
         held = (session.past.types, session.current.types)
         out.update(item for types in held for item in types if "purchase" in types[item])
     # Plain sets: they are small, and numpy's would cost more than all the rest.
-    rows = set(bundle.items.rows(list(out)).tolist())
+    rows = set(bundle.items.rows(list(out)).tolist()) if out else set()
     if leaves_out_bought and user >= 0:
         entries = bundle.history.of(user)
         rows.update(bundle.history.items[entries][bundle.history.bought[entries]].tolist())

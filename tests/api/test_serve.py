@@ -208,7 +208,7 @@ def test_a_killed_worker_is_replaced(shared: Process) -> None:
     victim = min(workers)
     os.kill(victim, signal.SIGKILL)
     assert eventually(lambda: len(shared.family() - {victim}) == 3)
-    with httpx.Client(base_url=shared.url) as client:
+    with httpx.Client(base_url=shared.url, timeout=30) as client:
         assert eventually(lambda: "recsys_bundle_info" in client.get("/metrics").text)
 
 
