@@ -1,0 +1,65 @@
+"""The blend: its parts, their scale and their weights."""
+
+import dataclasses
+
+import pytest
+
+from recsys import blend, retrieval
+from recsys.bundle import Bundle
+from recsys.config import BlendConfig
+from recsys.events import Event
+from recsys.recommend import Request, recommend
+from recsys.session import Session
+from recsys.training import train
+from tests.synthetic import checkerboard, small_config
+
+VIEWING = Session.from_events([Event("view", "s", "i2"), Event("view", "s", "i4")], user_id="u1")
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return train(checkerboard(), small_config())
+
+
+def parts(bundle: Bundle, session: Session) -> dict[str, retrieval.Floats]:
+    return dict(blend.rank(bundle, retrieval.profile(bundle, session), 20).parts)
+
+
+def test_the_best_of_every_part_counts_its_weight(bundle: Bundle) -> None:
+    """With a session and a past, each part reaches exactly its configured weight."""
+    weights = bundle.config.blend.weights
+    highest = {name: float(part.max()) for name, part in parts(bundle, VIEWING).items()}
+    assert highest == pytest.approx(weights)
+
+
+def test_without_a_session_the_past_speaks_in_its_place(bundle: Bundle) -> None:
+    """Neighbours of the past weigh what those of the session would; with one, their own weight."""
+    weights = bundle.config.blend.weights
+    usual = parts(bundle, Session(user_id="u1"))
+    assert usual["item_knn_past"].max() == pytest.approx(weights["item_knn"])
+    assert not usual["item_knn"].any()
+    assert weights["item_knn_past"] < weights["item_knn"]
+
+
+def test_nobody_has_no_part_but_popularity(bundle: Bundle) -> None:
+    """A stranger's parts of taste are zero, not what a division by nothing leaves."""
+    nobody = parts(bundle, Session())
+    assert {name for name, part in nobody.items() if part.any()} == {"popularity", "recent"}
+
+
+def test_own_items_are_candidates_however_rare(bundle: Bundle) -> None:
+    """What a known user came back to is ranked even where no other part proposes it."""
+    few = BlendConfig(item_knn=1, popular=1)
+    small = dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, blend=few))
+    who = retrieval.profile(small, Session(user_id="u1"))
+    assert set(who.past[0].tolist()) <= set(blend.rank(small, who, 0).rows.tolist())
+
+
+def test_scale_of_the_embedding_does_not_matter(bundle: Bundle) -> None:
+    """Factors twice as long give the same list: parts are relative."""
+    long = dataclasses.replace(bundle.embedding, item_factors=bundle.embedding.item_factors * 2)
+    longer = dataclasses.replace(bundle, embedding=long)
+    request = Request(n=20)
+    assert (
+        recommend(longer, VIEWING, request).item_ids == recommend(bundle, VIEWING, request).item_ids
+    )
