@@ -199,7 +199,7 @@ def _recall(
 
     A full memory is emptied rather than sorted by age: what is in use is soon back.
     """
-    found = [memory.get(key) for key in keys]
+    found = list(map(memory.get, keys))
     if None not in found:
         return found  # type: ignore[return-value]  # no None among them
     lacking = [key for key, value in zip(keys, found, strict=True) if value is None]
