@@ -88,7 +88,7 @@ async def test_what_is_refused_for_now_is_described_so(api: Served) -> None:
         assert response.status_code == 422
     for path in ("/v1/recommendations", "/v1/items/{item_id}/similar"):
         parameters = {p["name"]: p for p in document["paths"][path]["get"]["parameters"]}
-        for name in {"filter", "boost", "diversity"} & set(parameters):
+        for name in {"filter", "boost"} & set(parameters):
             assert parameters[name]["description"].startswith("not available yet"), name
     assert "filter" in parameters
 
