@@ -33,7 +33,7 @@ ON_REQUEST = ("blend", *(source for source in SOURCES if source != "popular"))
 # Rankings of what a batch system could know; "own answer" is the product's without a session, and
 # "history" the blend with the weights that suit a past rather than a session.
 STRANGER_MIXES = ("popular", "recent")
-MIXES = (*STRANGER_MIXES, "own", "embedding", "item_knn_past", "history", "own answer")
+MIXES = (*STRANGER_MIXES, "own", "item_knn_past", "history", "own answer")
 HISTORY = {"embedding": 1.0, "item_knn": 0.0, "item_knn_past": 1.0, "popularity": 0.05}
 
 REMEMBERED = 4_096  # users whose lists without a session are kept

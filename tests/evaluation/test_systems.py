@@ -62,7 +62,6 @@ def test_each_system_is_recommend(known: tuple[Bundle, Log]) -> None:
         assert lists["session"] == recommend(bundle, stranger, spared).item_ids
         assert lists["popular"] == ranked("popular", Session())
         assert lists["batch: own"] == ranked("own", user)
-        assert lists["batch: embedding"] == ranked("embedding", user)
         assert lists["batch: own answer"] == recommend(bundle, user, spared).item_ids
         assert lists["blend"] == ranked("blend", session)
         assert lists["item_knn"] == ranked("item_knn", session)
