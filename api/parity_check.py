@@ -6,6 +6,7 @@ version must be equal.
 """
 
 import argparse
+import select
 import sys
 import time
 from collections import Counter
@@ -146,6 +147,10 @@ def _pairs(
 
 
 def _post(connection: HTTPConnection, path: str, payload: Any) -> Any:
+    if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+        # Something to read before anything was asked: the server ended the idle connection, as it
+        # does after seconds; the request opens another.
+        connection.close()
     try:
         connection.request(
             "POST", path, orjson.dumps(payload), {"Content-Type": "application/json"}

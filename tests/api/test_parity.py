@@ -2,16 +2,19 @@
 
 import dataclasses
 import os
+import select
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from api.parity_check import UnexpectedAnswerError, check, main
+from api.parity_check import UnexpectedAnswerError, _post, check, main
 from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.logs import log_from_frame
@@ -156,3 +159,24 @@ def test_the_command_prints_json_and_its_status_tells(
     assert "did you mean 'basket'" in capsys.readouterr().err
     assert main([*served, "--diversity", "2"]) == 2
     assert "less than or equal to 1" in capsys.readouterr().err
+
+
+def test_a_connection_that_ended_while_idle_is_opened_again() -> None:
+    """A server that hangs up after each answer, without having said so, is asked anew."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer_twice() -> None:
+            for _ in range(2):
+                with listener.accept()[0] as taken:
+                    taken.recv(65536)
+                    taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        server = threading.Thread(target=answer_twice)
+        server.start()
+        connection = HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=10)
+        assert _post(connection, "/", {}) == {}
+        while not select.select([connection.sock], [], [], 10)[0]:
+            pass  # until the end of the connection has come through
+        assert _post(connection, "/", {}) == {}
+        connection.close()
+        server.join()
