@@ -31,7 +31,7 @@ def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
         "item_knn_past": _spread(rows, near_past),
         "own": _spread(rows, who.past),
         "popularity": np.log1p(bundle.popularity.counts[rows]),
-        "recent": bundle.popularity.recent[rows] * np.float32(_in_order(bundle)),
+        "recent": bundle.popularity.recent[rows] * np.float32(in_order(bundle)),
     }
     weights = _weights(bundle, who)
     parts = {name: np.float32(weights[name]) * _relative(part) for name, part in values.items()}
@@ -39,7 +39,7 @@ def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
     return Ranked(rows, scores, parts, parts)
 
 
-def _in_order(bundle: Bundle) -> bool:
+def in_order(bundle: Bundle) -> bool:
     """Whether the end of the log is its latest part: not where it is the last of its users."""
     counts = bundle.facts.counts
     return bundle.facts.clock == "time" or counts["sessions"] != counts["users"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys.blend import in_order
 from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.evaluation.split import EvaluationError
@@ -23,35 +24,36 @@ REMEMBERED = 3  # fits of a source: the best so far, the one that is tried, the 
 Parts = dict[str, Any]  # fields of a bundle
 
 
-def _transitions(data: Interactions, config: Config) -> Parts:
+def _transitions(data: Interactions, config: Config, _ordered: bool) -> Parts:
     return {"transitions": transitions.fit(data.sequences, len(data.items), config.transitions)}
 
 
-def _session_knn(data: Interactions, config: Config) -> Parts:
+def _session_knn(data: Interactions, config: Config, _ordered: bool) -> Parts:
     return {"session_knn": session_knn.fit(data.sequences, len(data.items), config.session_knn)}
 
 
-def _session_embedding(data: Interactions, config: Config) -> Parts:
+def _session_embedding(data: Interactions, config: Config, _ordered: bool) -> Parts:
     model = session_embedding.fit(
         data.sequences, len(data.items), config.session_embedding, config.training.seed
     )
     return {"session_embedding": model, "session_index": Index(model.item_vectors)}
 
 
-def _embedding(data: Interactions, config: Config) -> Parts:
+def _embedding(data: Interactions, config: Config, _ordered: bool) -> Parts:
     seed, threads = config.training.seed, config.training.threads
     model = embedding.fit(data.by_visitor, config.embedding, seed, threads)
     return {"embedding": model, "index": Index(model.item_factors)}
 
 
-def _item_knn(data: Interactions, config: Config) -> Parts:
-    return {"item_knn": item_knn.fit(data.by_session, config.item_knn, config.training.threads)}
+def _item_knn(data: Interactions, config: Config, ordered: bool) -> Parts:
+    threads = config.training.threads
+    return {"item_knn": item_knn.fit(data.by_session, config.item_knn, threads, ordered)}
 
 
 # Every table of the configuration that models are fitted with is one function and one line here.
 # Indexes are exact: a few thousand answers are sooner scanned than an approximate index is built,
 # whose own loss is measured in training.
-FITS: dict[str, Callable[[Interactions, Config], Parts]] = {
+FITS: dict[str, Callable[[Interactions, Config, bool], Parts]] = {
     "transitions": _transitions,
     "session_knn": _session_knn,
     "session_embedding": _session_embedding,
@@ -90,7 +92,7 @@ class Fits:
         remembered = self._remembered[table]
         key = _fitted_with(table, config)
         if key not in remembered:
-            remembered[key] = FITS[table](self.data, config)
+            remembered[key] = FITS[table](self.data, config, in_order(self.start))
         remembered.move_to_end(key)
         while len(remembered) > REMEMBERED:
             remembered.popitem(last=False)

@@ -14,35 +14,28 @@ from recsys.tuning.fits import Fits
 from recsys.tuning.questions import Exam, Question, with_past
 from recsys.tuning.ranked import Ranked
 from recsys.tuning.sources import counts_of
-from recsys.tuning.space import Setting, Values, candidates_of, value_of, with_values
+from recsys.tuning.space import Setting, Values, candidates_of, value_of
 from recsys.tuning.stages import Stage
 
 # Questions without which a kind of visitor is too rare to tune for.
 FEWEST = 50
 
-# Sources that know a visitor by what was done before the session.
-OF_THE_PAST = ("embedding", "item_knn_past", "own")
+# Sources that know a visitor only by what was done before the session.
+OF_THE_PAST = ("item_knn_past", "own")
 
-# Source -> what is searched of it and its weight in the time; the session embedding's fits are the
-# dear ones. The settings are those of the table of the same name, which is what is fitted.
-ALONE: dict[str, tuple[tuple[Setting, ...], float]] = {
-    "transitions": (space.TRANSITIONS, 1),
-    "session_knn": (space.SESSION_KNN, 2),
-    "session_embedding": (space.SESSION_EMBEDDING, 4),
-    "item_knn": (space.ITEM_KNN, 1),
-    "embedding": (space.EMBEDDING, 2),
+# Weights in the time: of each source, by the name of the table that is fitted; the session
+# embedding's fits are the dear ones. And of the other stages.
+WEIGHTS = {
+    "transitions": 1.0,
+    "session_knn": 2.0,
+    "session_embedding": 4.0,
+    "item_knn": 1.0,
+    "embedding": 2.0,
 }
-BLEND, WEIGH, RANKER = 1.0, 3.0, 3.0  # weights of the other stages
+BLEND, WEIGH, RANKER = 1.0, 3.0, 3.0
 
 # One epoch tells a bad session embedding from a good one.
 FIRST_LOOK: dict[str, Values] = {"session_embedding": {"session_embedding.epochs": 1}}
-
-ONLY_EMBEDDING: Values = {
-    "blend.weights.embedding": 1.0,
-    "blend.weights.item_knn": 0.0,
-    "blend.weights.item_knn_past": 0.0,
-    "blend.weights.popularity": 0.0,
-}
 
 Asks = Callable[[Config, Exam], tuple[Floats, float]]
 Exams = tuple[Exam, Exam]  # for the search, for the proof
@@ -51,13 +44,13 @@ Exams = tuple[Exam, Exam]  # for the search, for the proof
 class Plan:
     """What there is to tune for one head and tail.
 
-    live: asked in a session. openings: asked before it. past: those of both of whom more is known
-    than the session. by_ranker, by_blend: who answers. only: the source that the placement asks and
-    no other, if it is so.
+    everyone: asked in a session (live) or before it (openings). past: those of both of whom more is
+    known than the session. by_ranker, by_blend: who answers. only: the source that the placement
+    asks and no other, if it is so.
     """
 
     def __init__(self, fits: Fits, exams: Exams) -> None:
-        self.fits = fits
+        self.fits, self.everyone = fits, exams
         self.placement = placement_of(fits.start.config, exams[0].placement)
         self.only = self.placement.ranking if self.placement.ranking in SOURCES else None
         self.live = _each(exams, lambda exam: exam.only(lambda q: not q.opening))
@@ -74,12 +67,12 @@ class Plan:
     def alone(self) -> list[Stage]:
         """A stage for each source that has a say, each asked alone."""
         stages = []
-        for source, (settings, weight) in ALONE.items():
-            asked = self._asked(source)
-            if asked is not None:
-                asks, exams = asked
-                look = FIRST_LOOK.get(source, {})
-                stages.append(Stage(source, weight, settings, asks, *exams, look))
+        for table, weight in WEIGHTS.items():
+            if source := self._asked(table):
+                asks, settings = self._by_source(source, table), self._settings(table)
+                look = FIRST_LOOK.get(table, {})
+                visitors = self._visitors(source)
+                stages.append(Stage(table, weight, settings, asks, *visitors, look))
         return stages
 
     def blend(self) -> Stage | None:
@@ -113,28 +106,38 @@ class Plan:
         who = retrieval.profile(start, question.moment.session(start.config))
         return ranking.uses_ranker(start, who)
 
-    def _asked(self, source: str) -> tuple[Asks, Exams] | None:
-        """How a source is asked alone and whom, None if it has no say."""
-        if self.only or self.ranked:
-            if self._proposes(source):
-                return self._by_source(source, source), self._visitors(source)
-            if source == "item_knn" and self._proposes("item_knn_past"):
-                return self._by_source("item_knn_past", source), self.past
-            return None
-        if source == "item_knn":
-            return self._by_source(source, source), self.live
-        if source == "embedding":
-            return self._by_embedding, self.live
+    def _settings(self, table: str) -> tuple[Setting, ...]:
+        if table == "embedding":
+            settings = space.EMBEDDING[self.fits.start.config.embedding.model]
+            return settings + space.EMBEDDING_PAST if _enough(self.past) else settings
+        return {
+            "transitions": space.TRANSITIONS,
+            "session_knn": space.SESSION_KNN,
+            "session_embedding": space.SESSION_EMBEDDING,
+            "item_knn": space.ITEM_KNN,
+        }[table]
+
+    def _asked(self, table: str) -> str | None:
+        """The source that shows what a table is worth, None if it has no say."""
+        if self.only:
+            sources = ["item_knn", "item_knn_past"] if table == "item_knn" else [table]
+            return self.only if self.only in sources else None
+        if table == "embedding" or (table == "item_knn" and not self.ranked):
+            return table  # what the others propose is scored by it; the blend rests on both
+        if self.ranked and self._proposes(table):
+            return table
+        if self.ranked and table == "item_knn" and self._proposes("item_knn_past"):
+            return "item_knn_past"
         return None
 
     def _proposes(self, source: str) -> bool:
-        if self.only:
-            return source == self.only
         chosen = not self.placement.sources or source in self.placement.sources
         on = value_of(self.fits.start.config, f"retrieval.{source}") > 0
         return on and chosen and _enough(self._visitors(source))
 
     def _visitors(self, source: str) -> Exams:
+        if source == "embedding":
+            return self.everyone
         return self.past if source in OF_THE_PAST else self.live
 
     def _for_ranker(self) -> list[str]:
@@ -143,10 +146,6 @@ class Plan:
 
     def _by_source(self, source: str, table: str) -> Asks:
         return lambda config, exam: exam.of_source(self.fits.bundle(config, table), source)
-
-    def _by_embedding(self, config: Config, exam: Exam) -> tuple[Floats, float]:
-        """What the embedding puts first: the blend with no weight on anything else."""
-        return self._by_blend(with_values(config, ONLY_EMBEDDING), exam)
 
     def _by_blend(self, config: Config, exam: Exam) -> tuple[Floats, float]:
         bundle = self.fits.bundle(config, "embedding", "item_knn")

@@ -91,30 +91,43 @@ SESSION_EMBEDDING = _fit(
 )
 
 ITEM_KNN = _fit(
-    Setting("item_knn.neighbours", 30, 400, log=True, whole=True),
+    Setting("item_knn.neighbours", 50, 400, log=True, whole=True),
     Setting("item_knn.degree_power", 0.0, 0.7),
+    Setting("item_knn.length_power", 0.0, 1.0),
+    Setting("item_knn.age_decay", 0.0, 8.0),
 )
 
-EMBEDDING = (
-    *_fit(
-        Setting("embedding.embedding_size", 32, 256, log=True, whole=True),
-        Setting("embedding.epochs", 5, 30, log=True, whole=True),
+_SIZE = _fit(Setting("embedding.embedding_size", 64, 512, log=True, whole=True))
+_EPOCHS = _fit(Setting("embedding.epochs", 5, 30, log=True, whole=True))
+
+# By its model: what this one does not know is not searched.
+EMBEDDING: dict[str, tuple[Setting, ...]] = {
+    "svd": _SIZE,
+    "als": _fit(
+        *(_SIZE + _EPOCHS),
         Setting("embedding.reg", 0.01, 100.0, log=True),
         Setting("embedding.alpha", 1.0, 200.0, log=True),
     ),
-    Setting("embedding.history_items", 10, 300, log=True, whole=True),
+    "bpr": _fit(*(_SIZE + _EPOCHS), Setting("embedding.learning_rate", 0.01, 0.2, log=True)),
+}
+
+# What counts only for visitors with a past.
+EMBEDDING_PAST = (
+    Setting("embedding.history_items", 10, 400, log=True, whole=True),
+    Setting("embedding.history_weight", 0.02, 2.0, log=True),
 )
 
 BLEND: tuple[Setting, ...] = (
     Setting("blend.weights.embedding", 0.0, 2.0),
     Setting("blend.weights.item_knn", 0.0, 2.0),
     Setting("blend.weights.popularity", 0.0, 1.0),
+    Setting("blend.weights.recent", 0.0, 2.0),
 )
 
 # What counts only for visitors with a past ...
 BLEND_PAST = (
     Setting("blend.weights.item_knn_past", 0.0, 2.0),
-    Setting("embedding.history_weight", 0.02, 2.0, log=True),
+    Setting("blend.weights.own", 0.0, 2.0),
 )
 
 # ... and only for those with a session.
@@ -123,7 +136,7 @@ BLEND_SESSION = (Setting("session.decay", 0.2, 1.0),)
 # Settings of the fitted tables that are read at request time: another value needs no other fit.
 AT_REQUEST = frozenset(
     setting.name
-    for settings in (TRANSITIONS, SESSION_KNN, EMBEDDING, BLEND_PAST)
+    for settings in (TRANSITIONS, SESSION_KNN, EMBEDDING_PAST)
     for setting in settings
     if not setting.fit
 )

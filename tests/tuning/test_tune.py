@@ -84,16 +84,16 @@ def plain(found: list[Found]) -> list[Found]:
 
 @pytest.fixture(scope="module")
 def ranked(clicks: Log, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    return run(clicks, ranked_config(), tmp_path_factory.mktemp("ranked"), trials=5)
+    return run(clicks, ranked_config(), tmp_path_factory.mktemp("ranked"), trials=4)
 
 
 def test_a_log_with_a_ranker_has_its_sources_and_ranker_tuned(ranked: Tuned) -> None:
     """Each source that proposes anything, what each is worth in the list, then the ranker."""
     stages = [found.stage for found in ranked.found]
-    assert stages == ["transitions", "session_knn", "sources", "ranker"]
+    assert stages == ["transitions", "session_knn", "embedding", "sources", "ranker"]
     weighed = {source.source for source in ranked.sources}
     assert {"transitions", "session_knn", "session_embedding", "popular"} <= weighed
-    assert not weighed & {"embedding", "item_knn_past", "own"}  # nobody here has a past
+    assert not weighed & {"item_knn_past", "own"}  # nobody here has a past
 
 
 def test_what_is_found_is_better_on_questions_that_no_trial_saw(ranked: Tuned) -> None:
@@ -121,9 +121,9 @@ def test_the_dear_source_is_looked_at_before_it_is_fitted(
     epochs: list[int] = []
     original = fits_module.FITS["session_embedding"]
 
-    def watched(data: Any, config: Config) -> Any:
+    def watched(data: Any, config: Config, ordered: bool) -> Any:
         epochs.append(config.session_embedding.epochs)
-        return original(data, with_values(config, {"session_embedding.negatives": 16}))
+        return original(data, with_values(config, {"session_embedding.negatives": 16}), ordered)
 
     monkeypatch.setitem(fits_module.FITS, "session_embedding", watched)
     config = replace(ranked_config(), placements={"p": Placement(ranking="session_embedding")})
