@@ -22,17 +22,16 @@ from api.demo_page import Shop, serve_page
 from api.serve import ServeError
 from recsys.bundle import FORMAT, Bundle, BundleError
 from recsys.cli import progress_bars
-from recsys.config import BlendConfig, Config, TrainingConfig
+from recsys.config import Config, RankerConfig, SessionEmbeddingConfig, TrainingConfig
 from recsys.logs import Log
 from recsys.registry import Registry, RegistryError
 from recsys.training import train
 
 CONFIG = Config(
-    # The list follows the basket visibly, also for a household with a long history. NDCG@20 was
-    # 0.104 against 0.100 with the default weight, on the 240 baskets of the last week on which it
-    # was chosen: no loss, but too few to call it better.
-    blend=BlendConfig(weights={"item_knn": 4.0}),
-    # As many threads as there are cores; ALS gives the same factors with any number.
+    # A first look is not to take many minutes: one pass and fewer requests to learn from.
+    session_embedding=SessionEmbeddingConfig(epochs=1),
+    ranker=RankerConfig(requests=6_000),
+    # As many threads as there are cores; the bundle is the same with any number.
     training=TrainingConfig(threads=0),
 )
 TRAINED = "demo.json"  # which data and configuration the demo's bundle comes from

@@ -87,8 +87,7 @@ def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bund
     with stages.of(prefix + "interactions"):
         data = fold(log.frame, config.events)
     items, sequences = len(data.items), data.sequences
-    # Without times and with one session a user, the end of the log is but the last of its users.
-    in_order = log.clock == "time" or data.sessions != len(data.users)
+    in_order = has_order(log)
     with stages.of(prefix + "embedding", config.embedding.epochs) as tick:
         vectors = embedding.fit(data.by_visitor, config.embedding, seed, threads, tick)
     with stages.of(prefix + "item_knn"):
@@ -173,6 +172,9 @@ def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Exampl
     will serve: nothing in it knew its future. Raises NothingToLearnError.
     """
     stages = stages or Stages()
+    if not has_order(log):
+        reason = "no times, and a session is a user: there is no order of events to learn from"
+        raise NothingToLearnError(reason)
     try:
         parts = tail_split(log, config)
         head = fit_sources(parts.train, config, stages, "head_")
@@ -277,6 +279,13 @@ def _sampled(frame: pl.DataFrame, config: Config, rng: np.random.Generator) -> I
     share, first_share = wanted / max(1, len(frame)), wanted / 5 / frame["session_id"].n_unique()
     yield from (sample for sample in samples(frame, config) if rng.random() < share)
     yield from (sample for sample in openings(frame, config) if rng.random() < first_share)
+
+
+def has_order(log: Log) -> bool:
+    """Whether the log's end is its latest part: else, without times and with one session a user, it
+    is but the last of its users."""
+    ids = log.frame.select(pl.col("session_id", "user_id").n_unique()).row(0)
+    return log.clock == "time" or bool(log.frame["user_id"].has_nulls()) or ids[0] != ids[1]
 
 
 def _simultaneous(frame: pl.DataFrame) -> float:

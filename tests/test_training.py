@@ -98,6 +98,13 @@ def test_baskets_are_ranked_by_what_is_still_to_come() -> None:
     assert train(circle(), small_config(**RANKED)).facts.ranker.endswith("(next-item)")
 
 
+def test_users_and_items_alone_have_no_order_to_learn_from() -> None:
+    """Without times and with one session a user the blend ranks, and the facts say why."""
+    frame = circle().with_columns(user_id="session_id").drop("timestamp")
+    bundle = train(frame, small_config(**RANKED))
+    assert bundle.facts.ranker.startswith("blend: no times, and a session is a user")
+
+
 def test_known_users_without_a_session_are_ranked_too() -> None:
     """Where users came back in the tail, the forest learned to open their sessions."""
     rows = [
