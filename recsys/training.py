@@ -17,7 +17,7 @@ from recsys import ranking, retrieval
 from recsys.bundle import Bundle, Facts, sealed
 from recsys.config import Config
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings, samples
-from recsys.evaluation.split import EvaluationError, Split, split
+from recsys.evaluation.split import EvaluationError, Split, has_order, split
 from recsys.events import InputError
 from recsys.interactions import NoInteractionsError, fold
 from recsys.logs import Log, log_from_frame
@@ -279,13 +279,6 @@ def _sampled(frame: pl.DataFrame, config: Config, rng: np.random.Generator) -> I
     share, first_share = wanted / max(1, len(frame)), wanted / 5 / frame["session_id"].n_unique()
     yield from (sample for sample in samples(frame, config) if rng.random() < share)
     yield from (sample for sample in openings(frame, config) if rng.random() < first_share)
-
-
-def has_order(log: Log) -> bool:
-    """Whether the log's end is its latest part: else, without times and with one session a user, it
-    is but the last of its users."""
-    ids = log.frame.select(pl.col("session_id", "user_id").n_unique()).row(0)
-    return log.clock == "time" or bool(log.frame["user_id"].has_nulls()) or ids[0] != ids[1]
 
 
 def _simultaneous(frame: pl.DataFrame) -> float:

@@ -45,13 +45,12 @@ def split(log: Log, test: str = DEFAULT_TEST) -> Split:
     test: a period at the end ("36h", "1d", "2w"), or a share ("10%", "0.1") of the events, of the
     sessions in order of their start where the clock is row order, of each user's events where the
     sessions then are the users: whole users at the end would tell nothing of those who stay. Events
-    after the cut of sessions
-    that began before it are in neither part: in training they would be the future, in test their
-    session would lack its beginning. Raises EvaluationError.
+    after the cut of sessions that began before it are in neither part: in training they would be
+    the future, in test their session would lack its beginning. Raises EvaluationError.
     """
     if log.frame.is_empty():
         raise EvaluationError("the log is empty: nothing to split")
-    if log.clock == "rows" and _one_session_a_user(log.frame):
+    if not has_order(log):
         return _within_users(log, test)
     cut = _cut(log, test)
     time, start = pl.col("timestamp"), pl.col("timestamp").min().over("session_id")
@@ -76,6 +75,19 @@ def split(log: Log, test: str = DEFAULT_TEST) -> Split:
         cut=cut,
         notes=tuple(notes),
     )
+
+
+def has_order(log: Log) -> bool:
+    """Whether the end of a log is its latest part.
+
+    Without times, and where the sessions are the users, more than one of them, it is but the last
+    of its users.
+    """
+    if log.clock == "time":
+        return True
+    users, sessions = log.frame["user_id"], log.frame["session_id"]
+    pairs = log.frame.select("user_id", "session_id").n_unique()
+    return not (users.null_count() == 0 and 1 < pairs == users.n_unique() == sessions.n_unique())
 
 
 def check_order(train: Log, test: Log) -> None:
@@ -109,13 +121,6 @@ def check_point_in_time(bundle: Bundle, test: Log) -> None:
             f"{_when('time', bundle.cutoff)}, but the test log begins at {_when('time', first)}: "
             "it has seen the future; train on what precedes the test log"
         )
-
-
-def _one_session_a_user(frame: pl.DataFrame) -> bool:
-    """Whether the sessions are the users, more than one of them."""
-    users, sessions = frame["user_id"], frame["session_id"]
-    pairs = frame.select("user_id", "session_id").n_unique()
-    return users.null_count() == 0 and 1 < pairs == users.n_unique() == sessions.n_unique()
 
 
 def _within_users(log: Log, test: str) -> Split:
