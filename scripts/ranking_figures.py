@@ -139,13 +139,10 @@ def markdown(values: Values, foot: str) -> str:
         beside = [_baseline(values, figures, kind) for kind in ("popular", "als", "vmis")]
         others = ", ".join(published[dataset]) or "none that we could open"
         lines.append(f"| {' | '.join([f'{dataset} {labels}', f'**{ours}**', *beside, others])} |")
-    lines += ["", *notes, "", "| | must | aim | measured |", "|---|---|---|---|"]
+    lines += ["", *notes, "", "| | measured |", "|---|---|"]
     for target in TARGETS:
         if target.path[:2] != FULL:
-            goals = f"{target.text(target.must)} | {target.text(target.aim)}"
-            lines.append(
-                f"| {target.dataset}: {target.label} | {goals} | {_spread(values, target)} |"
-            )
+            lines.append(f"| {target.dataset}: {target.label} | {_spread(values, target)} |")
     return "\n".join([*lines, "", foot])
 
 
