@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -208,6 +213,32 @@ def test_a_failed_command_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert bench_ranking.main(asked) == 1
     assert "no column 'item'" in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing_behind(sent: signal.Signals, tmp_path: Path) -> None:
+    """Status 1, a word on how to go on, and the parts of the data are gone."""
+    work = tmp_path / "work"
+    work.mkdir()
+    script = str(bench_ranking.ROOT / "scripts" / "bench_ranking.py")
+    asked = ["--data", str(data(tmp_path / "data")), "--only", "diginetica", "--seeds", "1"]
+    running = subprocess.Popen(
+        [sys.executable, script, *asked, "--out", str(tmp_path / "r.json")],
+        env={**os.environ, "TMPDIR": str(work), "PYTHONPATH": str(bench_ranking.ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not list(work.glob("bench-ranking-*/*.parquet")):
+            assert running.poll() is None, "it ended before it was interrupted"
+            time.sleep(0.05)
+        running.send_signal(sent)
+        said = running.communicate(timeout=120)[1]
+    finally:
+        running.kill()
+    assert running.returncode == 1
+    assert "the same command goes on" in " ".join(said.split())
+    assert not list(work.iterdir())
 
 
 @pytest.mark.parametrize(
