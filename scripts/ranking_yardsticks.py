@@ -13,10 +13,12 @@ import numpy as np
 from vmis_knn import VmisKnn, reciprocal_rank, tuned
 
 from recsys.bundle import Bundle
-from recsys.config import BlendConfig, Placement
+from recsys.config import EmbeddingConfig, Placement
 from recsys.evaluation.replay import Sample
+from recsys.index import Index
 from recsys.interactions import fold
 from recsys.logs import Log
+from recsys.models import embedding
 from recsys.recommend import Request, recommend
 
 K = 20
@@ -35,15 +37,19 @@ def measured_lists(asked: list[Sample], rank: Callable[[Sample], float]) -> Reco
     }
 
 
-def als(bundle: Bundle, _train: Log, asked: list[Sample]) -> Record:
-    """The session folded into the ALS embedding, and nothing else: its own order decides."""
-    parts = dict.fromkeys(BlendConfig().weights, 0.0) | {"embedding": 1.0}
+def als(bundle: Bundle, train: Log, asked: list[Sample]) -> Record:
+    """The session folded into an ALS embedding of the training part, and nothing else."""
+    chosen = EmbeddingConfig(model="als", embedding_size=128)
     config = dataclasses.replace(
         bundle.config,
-        blend=dataclasses.replace(bundle.config.blend, weights=parts),
-        placements={"default": Placement(ranking="blend")},
+        embedding=chosen,
+        placements={"default": Placement(exclude=(), ranking="embedding")},
     )
-    alone = dataclasses.replace(bundle, config=config)
+    data, training = fold(train.frame, config.events), config.training
+    vectors = embedding.fit(data.by_visitor, chosen, training.seed, training.threads)
+    # Both fold the same log, so their rows are the same items.
+    index = Index(vectors.item_factors)
+    alone = dataclasses.replace(bundle, config=config, embedding=vectors, index=index)
 
     def rank(sample: Sample) -> float:
         answer = recommend(alone, sample.moment.session(config), Request(n=K)).item_ids
