@@ -137,6 +137,8 @@ def _values(
             user = int(bundle.users.rows([session.user_id])[0]) if session.user_id else -1
             barred = bundle.items.ids(rules.excluded(bundle, session, kind, user, ()))
             if targets := PROTOCOLS[protocol](sample, barred):
+                # Whoever is asked first fetches the visitor's items from memory for all others.
+                recommend(bundle, session, request)
                 answers = [_timed(variant.bundle, session, request) for variant in variants]
                 hits = np.zeros((len(variants), at), dtype=bool)
                 for v, (items, _) in enumerate(answers):
