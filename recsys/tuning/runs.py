@@ -15,7 +15,7 @@ from recsys.tuning.settings import text_of, write
 from recsys.tuning.trials import open_journal
 from recsys.tuning.tune import Aim, Tuned, digest
 
-FORMAT = 1  # of the trials: what marks mean, and how settings are searched
+FORMAT = 2  # of the trials: what marks mean, and how settings are searched
 SLICE = 100_000  # rows of a log hashed at a time
 
 # What a run wrote: after all its stages, and when it was interrupted.

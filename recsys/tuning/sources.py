@@ -74,7 +74,7 @@ def weigh(
                     chosen, mark = more, worth(more).mark
     clock.done()
     found = Found.of(stage.name, trials.start, chosen, len(trials.known), {})
-    found = proven(found, stage, config, tolerance=min_gain) if found.values else found
+    found = proven(found, stage, config, least=-min_gain) if found.values else found
     held = {**start, **found.kept}
     weighed = [
         Contribution(name.partition(".")[2], gain, took, on=held[name] > 0)

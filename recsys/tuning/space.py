@@ -67,16 +67,18 @@ TRANSITIONS = (
 )
 
 SESSION_KNN = (
-    *_fit(Setting("session_knn.sessions_per_item", 100, 3000, log=True, whole=True)),
+    *_fit(
+        Setting("session_knn.sessions_per_item", 100, 3000, log=True, whole=True),
+        Setting("session_knn.age_decay", 0.0, 10.0),
+        Setting("session_knn.match_idf", 0.0, 2.0),
+        Setting("session_knn.vote_idf", 0.0, 1.5),
+        Setting("session_knn.length_power", 0.0, 1.0),
+    ),
     Setting("session_knn.neighbours", 50, 1500, log=True, whole=True),
     Setting("session_knn.last_items", 1, 30, log=True, whole=True),
     Setting("session_knn.decay", 0.0, 2.0),
-    Setting("session_knn.age_decay", 0.0, 10.0),
     Setting("session_knn.forward_decay", 0.0, 1.5),
     Setting("session_knn.backward_decay", 0.0, 1.5),
-    Setting("session_knn.match_idf", 0.0, 2.0),
-    Setting("session_knn.vote_idf", 0.0, 1.5),
-    Setting("session_knn.length_power", 0.0, 1.0),
 )
 
 SESSION_EMBEDDING = _fit(

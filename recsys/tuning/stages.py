@@ -58,7 +58,7 @@ class Found:
     these settings were. brought: what the mark loses, on the questions of the search, when one of
     them alone is put back; absent where the time was over. gain: of the mark, on questions that no
     trial saw; None where nothing better was found. marks, microseconds: before and after, of these.
-    tolerance: what the gain may lack of zero where the aim is speed.
+    least: the gain that it takes; below zero where the aim is speed.
     """
 
     stage: str
@@ -69,7 +69,7 @@ class Found:
     gain: Estimate | None = None
     marks: tuple[float, float] | None = None
     microseconds: tuple[float, float] | None = None
-    tolerance: float = 0.0
+    least: float = KEEP
 
     @classmethod
     def of(
@@ -89,7 +89,7 @@ class Found:
     def kept(self) -> Values:
         """The values, if they held on questions that no trial saw too."""
         value = None if self.gain is None else self.gain.value
-        return {} if value is None or value <= -self.tolerance else self.values
+        return {} if value is None or value < self.least else self.values
 
 
 class Budget:
@@ -143,7 +143,7 @@ def search(stage: Stage, config: Config, trials: Trials, clock: "Clock") -> Foun
     return proven(found, stage, config) if found.values else found
 
 
-def proven(found: Found, stage: Stage, config: Config, tolerance: float = 0.0) -> Found:
+def proven(found: Found, stage: Stage, config: Config, least: float = KEEP) -> Found:
     """What was found with its gain on questions that no trial saw."""
     before, slow = stage.ask(with_values(config, found.before), stage.proof)
     after, fast = stage.ask(with_values(config, found.values), stage.proof)
@@ -152,7 +152,7 @@ def proven(found: Found, stage: Stage, config: Config, tolerance: float = 0.0) -
         gain=stage.proof.compare(before, after, config.training.seed),
         marks=(float(before.mean()), float(after.mean())),
         microseconds=(slow, fast),
-        tolerance=tolerance,
+        least=least,
     )
 
 

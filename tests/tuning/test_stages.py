@@ -72,9 +72,17 @@ def test_where_nothing_is_better_nothing_is_changed(tmp_path: Path) -> None:
     assert asked <= PATIENCE + 1
 
 
+def test_what_the_proof_barely_shows_is_not_kept() -> None:
+    """A gain that is next to nothing would only make the file longer."""
+    changed = Found("s", 1, {"session_knn.decay": 0.3}, {"session_knn.decay": 0.6})
+    for value, kept in ((0.0001, False), (0.002, True)):
+        result = Found(**{**vars(changed), "gain": Estimate(value, None, None)})
+        assert bool(result.kept) == kept
+
+
 def test_no_gain_at_all_is_needed_where_the_aim_is_speed() -> None:
     """A source turned off may cost a little; more than that it may not."""
-    off = Found("sources", 1, {"retrieval.popular": 0}, {"retrieval.popular": 20}, tolerance=0.001)
+    off = Found("sources", 1, {"retrieval.popular": 0}, {"retrieval.popular": 20}, least=-0.001)
     for value, kept in ((-0.0005, True), (-0.002, False)):
         result = Found(**{**vars(off), "gain": Estimate(value, None, None)})
         assert bool(result.kept) == kept
