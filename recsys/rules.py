@@ -37,14 +37,18 @@ def excluded(
     return np.array(sorted(rows), dtype=np.int32)
 
 
-def taken_out(session: Session, item: str, placement: Placement) -> bool:
-    """Whether a placement excludes an item for what happened to it in the current session."""
-    types = session.current.types[item]
-    return "any" in placement.exclude or not types.isdisjoint(placement.exclude)
+def barred(
+    bundle: Bundle, session: Session, placement: Placement, out: NDArray[np.int32]
+) -> set[str]:
+    """Ids that a list may not hold. out: what :func:`excluded` gave.
+
+    Rows are silent on items that training has never seen; of these, what the placement takes out.
+    """
+    return {*bundle.items.ids(out), *_taken_out(session, placement)}
 
 
 def _taken_out(session: Session, placement: Placement) -> Iterable[str]:
-    """All items of which that is true; on the hot path, so without a call for each."""
+    """Items that a placement excludes for what happened to them in the current session."""
     if "any" in placement.exclude:
         return session.current.types
     exclude = placement.exclude

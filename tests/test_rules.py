@@ -1,5 +1,6 @@
 """What may not stand in a list."""
 
+import numpy as np
 import pytest
 
 from recsys import rules
@@ -76,9 +77,16 @@ def test_named_items_are_out_of_every_placement(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_one_item_is_judged_as_all_are(bundle: Bundle, placement: str) -> None:
-    """The rule for a single item of the session is the one that lists follow."""
+def test_items_that_training_never_saw_are_barred_alike(bundle: Bundle, placement: str) -> None:
+    """What lists may not hold is what they leave out, and the same of items without a row."""
     kinds = {"c": "view", "d": "cart", "e": "purchase", "g": "share"}
-    session = Session.from_events(events("s", **kinds))
-    single = {item for item in kinds if rules.taken_out(session, item, PLACEMENTS[placement])}
-    assert single == out(bundle, PLACEMENTS[placement], session)
+    known = Session.from_events(events("s", **kinds))
+    strange = Session.from_events(events("s", **{f"new {item}": t for item, t in kinds.items()}))
+    none = np.zeros(0, dtype=np.int32)
+    single = rules.barred(bundle, known, PLACEMENTS[placement], none)
+    assert single == out(bundle, PLACEMENTS[placement], known)
+    assert rules.barred(bundle, strange, PLACEMENTS[placement], none) == {
+        f"new {i}" for i in single
+    }
+    rows = rules.excluded(bundle, known, PLACEMENTS[placement], -1, ("a",))
+    assert rules.barred(bundle, known, PLACEMENTS[placement], rows) == single | {"a"}

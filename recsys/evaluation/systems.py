@@ -102,13 +102,8 @@ class Panel:
     def barred(self, session: Session) -> tuple[str, ...]:
         """Ids that the placement keeps out of the full list, sorted."""
         user = self.user_row(session.user_id)
-        ids = set(
-            self.bundle.items.ids(rules.excluded(self.bundle, session, self.placement, user, ()))
-        )
-        # The rules speak in rows, so they are silent on items that training has never seen.
-        strange = (item for item in session.current.types if item not in self.row_of)
-        ids.update(item for item in strange if rules.taken_out(session, item, self.placement))
-        return tuple(sorted(ids))
+        out = rules.excluded(self.bundle, session, self.placement, user, ())
+        return tuple(sorted(rules.barred(self.bundle, session, self.placement, out)))
 
     def knows(self, user_id: str | None) -> bool:
         """Whether training knew the user."""

@@ -160,8 +160,7 @@ def _asked(
     session = sample.moment.session(bundle.config)
     who = retrieval.profile(bundle, session)
     out = rules.excluded(bundle, session, rules_of, who.user, ())
-    strange = [i for i in session.current.types if rules.taken_out(session, i, rules_of)]
-    targets = PROTOCOLS[protocol](sample, {*bundle.items.ids(out), *strange})
+    targets = PROTOCOLS[protocol](sample, rules.barred(bundle, session, rules_of, out))
     opening = sample.prefix == 0
     if targets and not (opening and not len(who.past[0])):
         rows = bundle.items.rows(sorted(targets))
