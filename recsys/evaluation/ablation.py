@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
-from recsys import ranking, retrieval, rules
+from recsys import ranking, retrieval
 from recsys.bundle import Bundle
-from recsys.evaluation.replay import PROTOCOLS, samples
+from recsys.evaluation.evaluate import cluster, drawn, looked_for, moments
+from recsys.evaluation.systems import Panel
 from recsys.logs import Log
 from recsys.metrics import METRICS, bootstrap_means, difference
 from recsys.recommend import Request, recommend
@@ -123,20 +124,16 @@ def _values(
     progress: Progress | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Figures [lists, variants, METRICS], clusters [lists], microseconds [lists, variants]."""
-    config, kind = variants[0].bundle.config, variants[0].bundle.config.placements[placement]
-    request = Request(n=at, placement=placement)
-    ids = test.frame["session_id"].unique(maintain_order=True)
-    only = frozenset(ids.sample(min(len(ids), LISTS), seed=seed))
-    found = samples(test.frame, config, min_prefix, only)
+    bundle = variants[0].bundle
+    panel, request = Panel(bundle, placement, at), Request(n=at, placement=placement)
+    found = moments(test, bundle.config, protocol, min_prefix, drawn(test, LISTS, seed))
     task = progress.add_task("ablation lists", total=LISTS) if progress else None
     values, clusters, spent = [], [], []
     with threadpool_limits(1):
         for sample in islice(found, LISTS):
-            session = sample.moment.session(config)
-            bundle = variants[0].bundle
-            user = int(bundle.users.rows([session.user_id])[0]) if session.user_id else -1
-            barred = bundle.items.ids(rules.excluded(bundle, session, kind, user, ()))
-            if targets := PROTOCOLS[protocol](sample, barred):
+            session = sample.moment.session(bundle.config)
+            _, targets = looked_for(panel, sample, session, protocol)
+            if targets:
                 # Whoever is asked first fetches the visitor's items from memory for all others.
                 recommend(bundle, session, request)
                 answers = [_timed(variant.bundle, session, request) for variant in variants]
@@ -146,11 +143,11 @@ def _values(
                 wanted = np.full(len(variants), len(targets))
                 values.append(np.stack([m(hits, wanted, at) for m in METRICS.values()], axis=1))
                 spent.append([microseconds for _, microseconds in answers])
-                clusters.append(session.user_id or session.session_id or "")
+                clusters.append(cluster(session))
             if progress and task is not None:
                 progress.advance(task)
-    numbers = np.unique(np.array(clusters, dtype=object).astype(str), return_inverse=True)[1]
-    return np.array(values), numbers.astype(np.int64), np.array(spent)
+    numbers = np.unique(clusters, return_inverse=True)[1]
+    return np.array(values), numbers, np.array(spent)
 
 
 def _timed(bundle: Bundle, session: Session, request: Request) -> tuple[list[str], float]:

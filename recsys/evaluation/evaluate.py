@@ -22,6 +22,7 @@ from recsys.evaluation.systems import ON_REQUEST, SYSTEMS, Panel, check_systems
 from recsys.evaluation.tally import Answer, Figures, Tally
 from recsys.logs import Log
 from recsys.recommend import MAX_N, placement_of
+from recsys.session import Session
 
 
 def evaluate(
@@ -58,14 +59,10 @@ def evaluate(
     late = [seconds for seconds in delays.values() if seconds]
     panel = Panel(bundle, placement, max(at), extra, late)
     tally = Tally(bundle, sorted(set(at)), panel.names)
-    only = _drawn(test, max_sessions, seed)
+    only = drawn(test, max_sessions, seed)
     partial = False
     try:
-        found = (
-            people(test.frame, bundle.config, only)
-            if protocol == "user"
-            else samples(test.frame, bundle.config, min_prefix, only)
-        )
+        found = moments(test, bundle.config, protocol, min_prefix, only)
         # One thread, as a server's worker has; BLAS threads cost more than they bring here.
         with threadpool_limits(1):
             for sample in _watched(found, len(test.frame), progress):
@@ -134,15 +131,36 @@ def check_question(
     parse_delays(freshness)
 
 
+def moments(
+    test: Log, config: Config, protocol: str, min_prefix: int, only: Collection[str] | None
+) -> Iterator[Sample]:
+    """The moments of a log at which a protocol asks for lists. only: ids of sessions, None: all."""
+    if protocol == "user":
+        return people(test.frame, config, only)
+    return samples(test.frame, config, min_prefix, only)
+
+
+def looked_for(
+    panel: Panel, sample: Sample, session: Session, protocol: str
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Ids barred from the lists of a moment, and those looked for, maybe none."""
+    if protocol == "user" and not panel.knows(session.user_id):
+        return (), frozenset()  # of a stranger nothing is known before the first event
+    barred = panel.barred(session)
+    return barred, PROTOCOLS[protocol](sample, barred)
+
+
+def cluster(session: Session) -> str:
+    """Whose lists are drawn together in a bootstrap: a user's, or a session's without one."""
+    return f"s{session.session_id or ''}" if session.user_id is None else f"u{session.user_id}"
+
+
 def _answer(panel: Panel, sample: Sample, protocol: str) -> Answer | None:
     """What all systems answer at one moment; None where there is nothing to look for."""
     start = perf_counter_ns()
     session = sample.moment.session(panel.bundle.config)
     folded = perf_counter_ns() - start
-    if protocol == "user" and not panel.knows(session.user_id):
-        return None  # of a stranger nothing is known before the first event
-    barred = panel.barred(session)
-    targets = PROTOCOLS[protocol](sample, barred)
+    barred, targets = looked_for(panel, sample, session, protocol)
     if not targets:
         return None
     lists, ranked = panel.lists(sample, session, barred)
@@ -150,7 +168,7 @@ def _answer(panel: Panel, sample: Sample, protocol: str) -> Answer | None:
     session_id = session.session_id or ""
     return Answer(
         session=session_id,
-        cluster=f"s{session_id}" if session.user_id is None else f"u{session.user_id}",
+        cluster=cluster(session),
         known=panel.knows(session.user_id),
         prefix=sample.prefix,
         wanted=[panel.row_of.get(item, -1) for item in targets],
@@ -161,7 +179,7 @@ def _answer(panel: Panel, sample: Sample, protocol: str) -> Answer | None:
     )
 
 
-def _drawn(test: Log, max_sessions: int | None, seed: int) -> frozenset[str] | None:
+def drawn(test: Log, max_sessions: int | None, seed: int) -> frozenset[str] | None:
     """Ids of the sessions to evaluate, None for all."""
     ids = test.frame["session_id"].unique(maintain_order=True)
     if max_sessions is None or max_sessions >= len(ids):
