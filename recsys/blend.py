@@ -8,6 +8,7 @@ import numpy as np
 
 from recsys.bundle import Bundle
 from recsys.models import item_knn
+from recsys.models.popularity import POPULARITY
 from recsys.retrieval import Floats, Profile, Ranked, Rows, Scored, joint_fold_in
 
 
@@ -30,7 +31,7 @@ def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
         "item_knn": _spread(rows, near),
         "item_knn_past": _spread(rows, near_past),
         "own": _spread(rows, who.past),
-        "popularity": np.log1p(bundle.popularity.counts[rows]),
+        "popularity": bundle.popularity.signs[rows, POPULARITY],
         "recent": bundle.popularity.recent[rows] * np.float32(in_order(bundle)),
     }
     weights = _weights(bundle, who)

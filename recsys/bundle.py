@@ -83,6 +83,17 @@ class Bundle:
     def cutoff(self) -> float:
         return self.facts.cutoff
 
+    @property
+    def likeness(self) -> tuple[str, NDArray[np.float32]]:
+        """By what items are alike: an embedding's name and item vectors [items, d], of any length.
+
+        The session embedding; the other where no session has two events to learn it from.
+        """
+        vectors = self.session_embedding.item_vectors
+        if len(vectors):
+            return "session", vectors
+        return self.config.embedding.model, self.embedding.item_factors
+
 
 PARTS: dict[str, type[Any]] = {
     "items": IdMap,

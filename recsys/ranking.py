@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.models import forest
+from recsys.models import popularity as signs
 from recsys.models.tally import capacity, slot
 from recsys.retrieval import Candidates, Profile, Ranked, joint_fold_in, retrieve
 
@@ -40,12 +41,14 @@ class Context:
     @classmethod
     def of(cls, bundle: Bundle, who: Profile, candidates: Candidates) -> "Context":
         rows, recent = candidates.rows, who.sequence[:LOOK_BACK]
-        cosines = np.zeros((len(rows), len(recent) + 1), dtype=np.float32)
-        if len(vectors := bundle.session_embedding.item_vectors):
+        vectors = bundle.session_embedding.item_vectors
+        if len(vectors):
             against = np.empty((len(recent) + 1, vectors.shape[1]), dtype=np.float32)
             against[:-1] = vectors[recent]
             against[-1] = who.taste
             cosines = vectors[rows] @ against.T
+        else:
+            cosines = np.zeros((len(rows), len(recent) + 1), dtype=np.float32)
         affinity = np.full((len(rows), LOOK_BACK), -2, dtype=np.float32)
         affinity[:, : len(recent)] = cosines[:, :-1]
         table = bundle.transitions
@@ -117,32 +120,32 @@ def events_since_touched(c: Context) -> Floats:
 
 def popularity(c: Context) -> Floats:
     """log(1 + summed weights) over the whole log: the prior."""
-    return c.signs[:, 0]
+    return c.signs[:, signs.POPULARITY]
 
 
 def late_popularity(c: Context) -> Floats:
     """log(1 + events) in the last tenth of the log."""
-    return c.signs[:, 1]
+    return c.signs[:, signs.LATE_POPULARITY]
 
 
 def recent_popularity(c: Context) -> Floats:
     """log(1 + events) in the last fiftieth of the log."""
-    return c.signs[:, 2]
+    return c.signs[:, signs.RECENT_POPULARITY]
 
 
 def rise(c: Context) -> Floats:
     """Recent over overall popularity, as a difference of logarithms: what is coming up."""
-    return c.signs[:, 3]
+    return c.signs[:, signs.RISE]
 
 
 def age(c: Context) -> Floats:
     """Where the item first appeared in the log, 0 (start) to 1 (end): how new it is."""
-    return c.signs[:, 4]
+    return c.signs[:, signs.AGE]
 
 
 def freshness(c: Context) -> Floats:
     """Where the item was last touched in the log, 0 to 1: whether it is still alive."""
-    return c.signs[:, 5]
+    return c.signs[:, signs.FRESHNESS]
 
 
 def events(c: Context) -> float:
@@ -164,7 +167,7 @@ def last_popularity(c: Context) -> float:
     """log(1 + summed weights) of the last item: a rare one says more."""
     if not len(c.who.sequence):
         return 0.0
-    return float(c.bundle.popularity.signs[c.who.sequence[0], 0])
+    return float(c.bundle.popularity.signs[c.who.sequence[0], signs.POPULARITY])
 
 
 def session_knn_support(c: Context) -> float:

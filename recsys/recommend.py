@@ -137,10 +137,8 @@ def _diversity(placement: Placement, request: Request) -> float:
 def _diverse(
     bundle: Bundle, ranked: retrieval.Ranked, best: selection.Places, diversity: float, n: int
 ) -> selection.Places:
-    """Places in ``best``: items are alike as the session embedding sees it, else ALS or BPR."""
-    vectors = bundle.session_embedding.item_vectors
-    if not len(vectors):
-        vectors = bundle.embedding.item_factors
+    """Places in ``best``."""
+    _, vectors = bundle.likeness
     return selection.diverse(ranked.scores[best], vectors[ranked.rows[best]], diversity, n)
 
 

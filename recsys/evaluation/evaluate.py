@@ -220,9 +220,6 @@ def _notes(
     """What a reader must know to judge the figures."""
     known = float(figures.facts["known"].to_numpy().mean())
     unseen, wanted = (int(figures.facts[name].sum()) for name in ("unseen", "wanted"))
-    table = (
-        "session" if len(bundle.session_embedding.item_vectors) else bundle.config.embedding.model
-    )
     notes = [
         f"training knew the user of {known:.1%} of the lists; for the others batch "
         "is one list for all",
@@ -230,7 +227,7 @@ def _notes(
         f"what placement {placement!r} takes out is out of the lists of all systems",
         "intervals: 1000 bootstrap draws; the lists of a user, or of a session without one, are "
         "drawn together",
-        f"diversity is 1 - mean cosine in the {table} embedding",
+        f"diversity is 1 - mean cosine in the {bundle.likeness[0]} embedding",
     ]
     if silent:
         notes.append(f"had nothing to say, so gave the popular list: {', '.join(silent)}")

@@ -200,14 +200,8 @@ class Tally:
 
 
 def item_vectors(bundle: Bundle) -> NDArray[np.float32]:
-    """Unit vectors of items, float32 [items, d], by which lists are more or less alike.
-
-    Of the session embedding; of the ALS/BPR embedding where a bundle has no session embedding.
-    """
-    vectors = bundle.session_embedding.item_vectors
-    if len(vectors):
-        return vectors
-    factors = bundle.embedding.item_factors
-    norms = np.linalg.norm(factors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = factors / np.maximum(norms, np.float32(1e-12))
+    """Unit vectors of items, float32 [items, d], by which lists are more or less alike."""
+    _, vectors = bundle.likeness
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(norms, np.float32(1e-12))
     return unit

@@ -12,7 +12,7 @@ RECENT, LATE = 0.02, 0.1
 
 
 # What is known of an item by itself, column by column of `Popularity.signs`.
-SIGNS = ("popularity", "late_popularity", "recent_popularity", "rise", "age", "freshness")
+POPULARITY, LATE_POPULARITY, RECENT_POPULARITY, RISE, AGE, FRESHNESS = SIGNS = range(6)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,7 @@ def fit(
     Subspace iteration from a seeded start, ``epochs`` times over the matrix: any shape, progress
     and an interrupt at every pass, where ARPACK has none of them.
     """
-    damped = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
-    damped.data = np.log1p(damped.data)  # as the fold-in damps a history
+    damped = _damped(matrix)
     visitors = np.maximum(np.asarray(damped.sum(axis=1)).ravel(), 1e-6)
     root = np.sqrt(_degrees(damped))
     normalised = sparse.diags_array(visitors.astype(np.float32) ** -0.5) @ damped
@@ -57,10 +56,15 @@ def fit(
 def shares(matrix: sparse.csr_matrix) -> Floats:
     """What each item adds of its own factors to a visitor: D_i^-1, as D_i^-1/2 V is D_i^-1 of the
     factors; float32 [items]."""
+    inverse: Floats = np.reciprocal(_degrees(_damped(matrix)))
+    return inverse
+
+
+def _damped(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Repeated interest by its logarithm, as the fold-in takes a history."""
     damped = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
     damped.data = np.log1p(damped.data)
-    inverse: Floats = np.reciprocal(_degrees(damped))
-    return inverse
+    return damped
 
 
 def _degrees(damped: sparse.csr_matrix) -> Floats:
