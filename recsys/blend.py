@@ -32,18 +32,12 @@ def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
         "item_knn_past": _spread(rows, near_past),
         "own": _spread(rows, who.past),
         "popularity": bundle.popularity.signs[rows, POPULARITY],
-        "recent": bundle.popularity.recent[rows] * np.float32(in_order(bundle)),
+        "recent": bundle.popularity.recent[rows] * np.float32(bundle.facts.in_order),
     }
     weights = _weights(bundle, who)
     parts = {name: np.float32(weights[name]) * _relative(part) for name, part in values.items()}
     scores = np.stack(list(parts.values())).sum(axis=0)
     return Ranked(rows, scores, parts, parts)
-
-
-def in_order(bundle: Bundle) -> bool:
-    """Whether the end of the log is its latest part: not where it is the last of its users."""
-    counts = bundle.facts.counts
-    return bundle.facts.clock == "time" or counts["sessions"] != counts["users"]
 
 
 def _weights(bundle: Bundle, who: Profile) -> dict[str, float]:

@@ -46,7 +46,8 @@ class Facts:
     clock: "time" or "rows". counts: events, users, items, sessions. metrics: measured at build.
     exclude_bought: what the placements' "auto" came to. ranker: which ranking was trained and why.
     features: what the forest was trained on, in order, with its share of the gain. openings: how
-    many of the requests it learned from were of a known user with no session yet.
+    many of the requests it learned from were of a known user with no session yet. in_order: the
+    log's end is its latest part, see `recsys.evaluation.split.has_order`.
     """
 
     cutoff: float
@@ -57,6 +58,7 @@ class Facts:
     ranker: str
     features: dict[str, float]
     openings: int = 0
+    in_order: bool = True
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bund
             exclude_bought=data.repeat_purchase_rate < config.training.repeat_purchase_rate,
             ranker="blend",
             features={},
+            in_order=in_order,
         ),
         items=data.items,
         users=data.users,

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from recsys.blend import in_order
 from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.evaluation.split import EvaluationError
@@ -92,7 +91,7 @@ class Fits:
         remembered = self._remembered[table]
         key = _fitted_with(table, config)
         if key not in remembered:
-            remembered[key] = FITS[table](self.data, config, in_order(self.start))
+            remembered[key] = FITS[table](self.data, config, self.start.facts.in_order)
         remembered.move_to_end(key)
         while len(remembered) > REMEMBERED:
             remembered.popitem(last=False)
