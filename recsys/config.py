@@ -66,7 +66,7 @@ class SessionConfig:
 @dataclass(frozen=True)
 class EmbeddingConfig:
     model: EmbeddingModel = "svd"
-    embedding_size: int = 256  # dimensions; people with long histories gain up to 512 and more
+    embedding_size: int = 512  # dimensions: what people with long histories gain from
     epochs: int = 0  # 0: as many as the model needs, see EPOCHS
     reg: float = 1.0  # ridge weight of ALS and of its and BPR's fold-in
     alpha: float = 20.0  # ALS confidence of one view
@@ -161,7 +161,7 @@ class RetrievalConfig:
 # Each part is over its highest value in the request. item_knn_past counts beside a session; without
 # one it has item_knn's weight.
 BLEND = {
-    "embedding": 0.5,
+    "embedding": 0.7,
     "item_knn": 1.0,
     "item_knn_past": 0.2,
     "own": 0.7,
