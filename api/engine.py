@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fastapi import Request
+import fastapi
 
 from api import telemetry
 from api.errors import Problem
 from api.settings import Settings
 from recsys.bundle import Bundle
+from recsys.events import Event
+from recsys.recommend import Request, recommend
 from recsys.registry import Registry
+from recsys.session import Session
 from recsys.store import Store
 
 logger = logging.getLogger("recsys.api")
@@ -41,7 +44,7 @@ class Engine:
         if failed == version and time.monotonic() < when + RETRY_LOAD:
             return
         try:
-            bundle = await asyncio.to_thread(self.registry.load, version)
+            bundle = await asyncio.to_thread(self._loaded, version)
         except Exception as error:  # whatever is wrong with it, the old one goes on serving
             self.flaw, self._failed = str(error), (version, time.monotonic())
             kept = self.bundle.version if self.bundle else "none"
@@ -64,6 +67,16 @@ class Engine:
             raise Problem(503, "no-bundle", self._no_bundle(), headers={"Retry-After": "5"})
         return bundle
 
+    def _loaded(self, version: str) -> Bundle:
+        """The bundle, after an answer of every placement: no visitor waits for code to compile."""
+        bundle = self.registry.load(version)
+        click = Event("view", "warm-up", bundle.items.ids([0])[0], timestamp=0.0)
+        session = Session.from_events([click])
+        for placement in bundle.config.placements:
+            for diversity in (0.0, 0.5):
+                recommend(bundle, session, Request(placement=placement, diversity=diversity))
+        return bundle
+
     def _wanted(self) -> str | None:
         try:
             return self.registry.active()
@@ -80,6 +93,6 @@ class Engine:
         )
 
 
-def engine_of(request: Request) -> Engine:
+def engine_of(request: fastapi.Request) -> Engine:
     engine: Engine = request.app.state.engine
     return engine
