@@ -199,7 +199,9 @@ def _score(source: str) -> Feature:
 
 def _rank(source: str) -> Feature:
     def rank(c: Context) -> Floats | float:
-        return c.candidates.ranks.get(source, 0.0)
+        ranks = c.candidates.ranks.get(source)
+        # A placement may not ask a source: it has not proposed the item then, as the forest knows.
+        return getattr(c.bundle.config.retrieval, source) if ranks is None else ranks
 
     rank.__doc__ = f"Rank in {source}, from 0; its number of candidates where not proposed."
     return rank

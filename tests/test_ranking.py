@@ -1,0 +1,27 @@
+"""The feature table."""
+
+import numpy as np
+import pytest
+
+from recsys import ranking, retrieval
+from recsys.bundle import Bundle
+from recsys.training import train
+from tests.synthetic import small_config
+from tests.test_recommend import session_of
+from tests.test_training import RANKED, circle
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return train(circle(), small_config(**RANKED))
+
+
+def test_a_source_that_is_not_asked_has_proposed_nothing(bundle: Bundle) -> None:
+    """Its rank is the worst and its score 0, as the forest learned for what it did not find."""
+    who = retrieval.profile(bundle, session_of("i2", "i3"))
+    candidates = retrieval.retrieve(bundle, who, 0, ("transitions",))
+    features = ranking.feature_table(bundle, who, candidates)
+    table = dict(zip(bundle.facts.features, features, strict=True))
+    assert set(table["session_knn_rank"]) == {bundle.config.retrieval.session_knn}
+    assert set(table["session_knn_score"]) == {0}
+    assert np.min(table["transitions_rank"]) == 0
