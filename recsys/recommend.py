@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys import blend, ranking, retrieval, rules, selection
 from recsys.bundle import Bundle
@@ -69,7 +70,7 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     named = (*request.exclude, request.item_id) if request.item_id else request.exclude
     out = rules.excluded(bundle, session, placement, who.user, named)
     clock.lap("rules")
-    ranked = _ranked(bundle, who, placement, request.n + len(out), depth + len(out))
+    ranked = _ranked(bundle, who, placement, _filling(out, request.n), depth + len(out))
     clock.lap("rank")
     # Rows ascend by popularity, so ties go to the more popular.
     best = selection.best(ranked.rows, ranked.scores, out, depth)
@@ -104,6 +105,15 @@ def similar(bundle: Bundle, item_id: str, n: int = 20) -> Recommendation:
     if item_id not in bundle.items:
         raise KeyError(item_id)
     return recommend(bundle, Session(), Request(n=n, item_id=item_id, placement="discover"))
+
+
+def _filling(out: NDArray[np.int32], n: int) -> int:
+    """How many of the most popular rows hold n that may be shown. out: rows that may not."""
+    for row in out.tolist():  # ascending, as popularity descends
+        if row >= n:
+            break
+        n += 1
+    return n
 
 
 def _ranked(
