@@ -91,7 +91,7 @@ def train(arguments: argparse.Namespace) -> int:
 def evaluate(arguments: argparse.Namespace) -> int:
     """`recsys evaluate`: temporal split -> train on the past -> replay the rest."""
     from recsys.evaluation.ablation import ablation
-    from recsys.evaluation.evaluate import check_question
+    from recsys.evaluation.evaluate import check_moments, check_question
     from recsys.evaluation.evaluate import evaluate as evaluate_bundle
     from recsys.evaluation.freshness import CURVE, check_clock
     from recsys.evaluation.origin import Origin
@@ -117,6 +117,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         asked["freshness"] = CURVE
     if asked["freshness"]:
         check_clock(clocks)
+    check_moments(test_log, config, arguments.protocol, arguments.min_prefix)
     with progress_bars() as progress:
         bundle = train_bundle(train_log, config, progress)
         report = evaluate_bundle(

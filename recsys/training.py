@@ -178,15 +178,27 @@ def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Exampl
         raise NothingToLearnError(reason)
     try:
         parts = tail_split(log, config)
+        _check_enough(_most_requests(parts.test.frame), config)
         head = fit_sources(parts.train, config, stages, "head_")
     except (EvaluationError, NoInteractionsError) as error:
         raise NothingToLearnError(str(error)) from error
     with stages.of("ranker_data"):
         found = replayed(head, parts.test, config)
-    count, needed = len(found.groups), config.ranker.min_requests
+    _check_enough(len(found.groups), config)
+    return found
+
+
+def _check_enough(count: int, config: Config) -> None:
+    needed = config.ranker.min_requests
     if count < needed:
         raise NothingToLearnError(f"{count} requests to learn from, {needed} needed")
-    return found
+
+
+def _most_requests(frame: pl.DataFrame) -> int:
+    """How many requests a log may hold: at every event but a session's last, and, of a known user,
+    before the first."""
+    known = frame.group_by("session_id").agg(pl.col("user_id").is_not_null().any())["user_id"]
+    return len(frame) - int((~known).sum())
 
 
 def tail_split(log: Log, config: Config) -> Split:

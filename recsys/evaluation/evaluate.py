@@ -131,6 +131,15 @@ def check_question(
     parse_delays(freshness)
 
 
+def check_moments(test: Log, config: Config, protocol: str, min_prefix: int) -> None:
+    """Refuse a log in which there is nothing to ask, before training for it.
+
+    Raises EvaluationError.
+    """
+    if next(moments(test, config, protocol, min_prefix, None), None) is None:
+        raise EvaluationError(_nothing(False, protocol, min_prefix))
+
+
 def moments(
     test: Log, config: Config, protocol: str, min_prefix: int, only: Collection[str] | None
 ) -> Iterator[Sample]:
