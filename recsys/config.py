@@ -116,14 +116,14 @@ class SessionKnnConfig:
 
 @dataclass(frozen=True)
 class SessionEmbeddingConfig:
-    embedding_size: int = 96
+    embedding_size: int = 192
     epochs: int = 5
     last_items: int = 8  # of the session, that make its vector
     batch: int = 512  # examples per step
     negatives: int = 2048  # shared by a batch
     negative_power: float = 0.75  # negatives are drawn by popularity to this power
     learning_rate: float = 0.1  # Adagrad, falling linearly to 0
-    scale: float = 14.0  # of the cosine in the softmax
+    scale: float = 10.0  # of the cosine in the softmax
     age_decay: float = 1.0  # weight of an example: exp(-age_decay * share of sessions after it)
 
 
@@ -196,10 +196,10 @@ class RankerConfig:
     # auto: the rest where the events of a session mostly share one time (baskets, whose lines have
     # no order), else the next.
     target: Literal["auto", "next-item", "rest-of-session"] = "auto"
-    # Share of the log, at its end, that the ranker learns from. 0: what holds ``requests`` events,
-    # but 8 % at least, and 25 % at most, as the sources it learns with do without it.
+    # Share of the log, at its end, that the ranker learns from. 0: what holds half of ``requests``
+    # events, but 8 % at least, and 25 % at most, as the sources it learns with do without it.
     tail: float = 0.0
-    requests: int = 30_000  # of the tail, at most
+    requests: int = 60_000  # of the tail, at most
     min_requests: int = 1_000  # with fewer the blend ranks
     trees: int = 100
     leaves: int = 31  # of a tree; fewer where there is less than leaf_requests for each

@@ -82,13 +82,13 @@ SESSION_KNN = (
 )
 
 SESSION_EMBEDDING = _fit(
-    Setting("session_embedding.embedding_size", 48, 192, log=True, whole=True),
+    Setting("session_embedding.embedding_size", 64, 384, log=True, whole=True),
     Setting("session_embedding.epochs", 2, 8, whole=True),
     Setting("session_embedding.last_items", 3, 20, log=True, whole=True),
     Setting("session_embedding.negatives", 512, 4096, log=True, whole=True),
     Setting("session_embedding.negative_power", 0.25, 1.0),
     Setting("session_embedding.learning_rate", 0.03, 0.3, log=True),
-    Setting("session_embedding.scale", 7.0, 28.0, log=True),
+    Setting("session_embedding.scale", 5.0, 20.0, log=True),
     Setting("session_embedding.age_decay", 0.0, 6.0),
 )
 
@@ -99,7 +99,7 @@ ITEM_KNN = _fit(
     Setting("item_knn.age_decay", 0.0, 8.0),
 )
 
-_SIZE = _fit(Setting("embedding.embedding_size", 64, 512, log=True, whole=True))
+_SIZE = _fit(Setting("embedding.embedding_size", 64, 1024, log=True, whole=True))
 _EPOCHS = _fit(Setting("embedding.epochs", 5, 30, log=True, whole=True))
 
 # By its model: what this one does not know is not searched.
