@@ -26,7 +26,7 @@ class Context:
 
     taste: float32 [n], cosine of each candidate to the session. affinity: float32 [n, LOOK_BACK],
     to its last items, -2 where there is none. links: float32 [n, 4], see `_links`.
-    touched: float32 [n, 2], see `_touched`. signs: float32 [n, SIGNS], see `Popularity`.
+    touched: float32 [n, 4], see `_touched`. signs: float32 [n, SIGNS], see `Popularity`.
     """
 
     bundle: Bundle
@@ -118,6 +118,17 @@ def events_since_touched(c: Context) -> Floats:
     return c.touched[:, 1]
 
 
+def events_since_first_touched(c: Context) -> Floats:
+    """Events of this session from the candidate's first on; 0 where there was none."""
+    return c.touched[:, 2]
+
+
+def led_to_last(c: Context) -> Floats:
+    """How often the candidate came right before an earlier visit of the last item: people go back
+    and forth."""
+    return c.touched[:, 3]
+
+
 def popularity(c: Context) -> Floats:
     """log(1 + summed weights) over the whole log: the prior."""
     return c.signs[:, signs.POPULARITY]
@@ -161,6 +172,24 @@ def distinct_items(c: Context) -> float:
 def repeats(c: Context) -> float:
     """Events that repeat an item: some visitors come back, others wander."""
     return float(len(c.who.sequence) - len(c.who.live[0]))
+
+
+def late_repeats(c: Context) -> float:
+    """Of the last four events, those on an item touched before: whether it is going back now."""
+    sequence = c.who.sequence.tolist()
+    return float(sum(row in sequence[k + 1 :] for k, row in enumerate(sequence[:4])))
+
+
+def run(c: Context) -> float:
+    """Events on the last item in a row: whoever stays with it does not wander."""
+    sequence = c.who.sequence.tolist()
+    return float(next((k for k, row in enumerate(sequence) if row != sequence[0]), len(sequence)))
+
+
+def events_since_last_visit(c: Context) -> float:
+    """Events since the last item was touched before; 0 where it was not."""
+    last, *before = c.who.sequence.tolist() or [-1]
+    return float(before.index(last) + 1) if last in before else 0.0
 
 
 def last_popularity(c: Context) -> float:
@@ -224,9 +253,18 @@ LEARNED_SOURCES = (
 GROUPS: dict[str, dict[str, Feature]] = {
     "cosines": _named(session_cosine, last_cosine, second_cosine, highest_cosine),
     "links": _named(share_after_last, share_after_second, share_back, links_from_session),
-    "touches": _named(times_touched, events_since_touched),
+    "touches": _named(times_touched, events_since_touched, events_since_first_touched, led_to_last),
     "popularity": _named(popularity, late_popularity, recent_popularity, rise, age, freshness),
-    "session": _named(events, distinct_items, repeats, last_popularity, session_knn_support),
+    "session": _named(
+        events,
+        distinct_items,
+        repeats,
+        late_repeats,
+        run,
+        events_since_last_visit,
+        last_popularity,
+        session_knn_support,
+    ),
     "user": _named(past_items, fold_in_score),
 }
 
@@ -304,12 +342,18 @@ def _links(neighbours: Rows, shares: Floats, rows: Rows, recent: Rows) -> Floats
 
 @njit(cache=True)
 def _touched(rows: Rows, sequence: Rows) -> Floats:
-    """Events of the session on each row, and events after the last of them."""
-    touched = np.zeros((len(rows), 2), np.float32)
+    """Events of the session on each row, events after the last of them, events from the first on,
+    and how often the row came right before an earlier visit of the last item."""
+    touched = np.zeros((len(rows), 4), np.float32)
     touched[:, 1] = NEVER
     for place in range(len(sequence) - 1, -1, -1):
         at = np.searchsorted(rows, sequence[place])
-        if at < len(rows) and rows[at] == sequence[place]:
-            touched[at, 0] += 1
-            touched[at, 1] = place
+        if at == len(rows) or rows[at] != sequence[place]:
+            continue
+        if touched[at, 0] == 0:
+            touched[at, 2] = place + 1
+        touched[at, 0] += 1
+        touched[at, 1] = place
+        if place > 1 and sequence[place - 1] == sequence[0]:
+            touched[at, 3] += 1
     return touched

@@ -203,7 +203,7 @@ def _most_requests(frame: pl.DataFrame) -> int:
 
 def tail_split(log: Log, config: Config) -> Split:
     """What the ranker's sources see of a log, and the tail. Raises EvaluationError."""
-    few = config.ranker.requests / max(1, len(log.frame))
+    few = config.ranker.requests / 2 / max(1, len(log.frame))
     return split(log, str(config.ranker.tail or min(max(few, 0.08), 0.25)))
 
 
