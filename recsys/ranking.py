@@ -26,7 +26,7 @@ class Context:
 
     taste: float32 [n], cosine of each candidate to the session. affinity: float32 [n, LOOK_BACK],
     to its last items, -2 where there is none. links: float32 [n, 4], see `_links`.
-    touched: float32 [n, 4], see `_touched`. signs: float32 [n, SIGNS], see `Popularity`.
+    touched: float32 [n, 5], see `_touched`. signs: float32 [n, SIGNS], see `Popularity`.
     """
 
     bundle: Bundle
@@ -127,6 +127,11 @@ def led_to_last(c: Context) -> Floats:
     """How often the candidate came right before an earlier visit of the last item: people go back
     and forth."""
     return c.touched[:, 3]
+
+
+def followed_last(c: Context) -> Floats:
+    """How often the candidate came right after an earlier visit of the last item."""
+    return c.touched[:, 4]
 
 
 def popularity(c: Context) -> Floats:
@@ -253,7 +258,9 @@ LEARNED_SOURCES = (
 GROUPS: dict[str, dict[str, Feature]] = {
     "cosines": _named(session_cosine, last_cosine, second_cosine, highest_cosine),
     "links": _named(share_after_last, share_after_second, share_back, links_from_session),
-    "touches": _named(times_touched, events_since_touched, events_since_first_touched, led_to_last),
+    "touches": _named(
+        times_touched, events_since_touched, events_since_first_touched, led_to_last, followed_last
+    ),
     "popularity": _named(popularity, late_popularity, recent_popularity, rise, age, freshness),
     "session": _named(
         events,
@@ -343,8 +350,8 @@ def _links(neighbours: Rows, shares: Floats, rows: Rows, recent: Rows) -> Floats
 @njit(cache=True)
 def _touched(rows: Rows, sequence: Rows) -> Floats:
     """Events of the session on each row, events after the last of them, events from the first on,
-    and how often the row came right before an earlier visit of the last item."""
-    touched = np.zeros((len(rows), 4), np.float32)
+    and how often the row came right before and right after an earlier visit of the last item."""
+    touched = np.zeros((len(rows), 5), np.float32)
     touched[:, 1] = NEVER
     for place in range(len(sequence) - 1, -1, -1):
         at = np.searchsorted(rows, sequence[place])
@@ -356,4 +363,6 @@ def _touched(rows: Rows, sequence: Rows) -> Floats:
         touched[at, 1] = place
         if place > 1 and sequence[place - 1] == sequence[0]:
             touched[at, 3] += 1
+        if place < len(sequence) - 1 and sequence[place + 1] == sequence[0]:
+            touched[at, 4] += 1
     return touched

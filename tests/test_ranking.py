@@ -40,6 +40,7 @@ def test_going_back_is_told_in_events(bundle: Bundle) -> None:
     assert told["events_since_touched"] == [0, 1, 3]
     assert told["events_since_first_touched"] == [3, 2, 4]
     assert told["led_to_last"] == [0, 0, 1]
+    assert told["followed_last"] == [0, 1, 0]
     assert told["late_repeats"] == [1, 1, 1]
     assert told["run"] == [1, 1, 1]
     assert told["events_since_last_visit"] == [2, 2, 2]
