@@ -18,7 +18,7 @@ from recsys.events import EVENT_WEIGHTS, InputError
 EmbeddingModel = Literal["als", "bpr", "svd"]
 
 # Passes over the matrix after which each embedding model changes little.
-EPOCHS = {"als": 15, "bpr": 15, "svd": 5}
+EPOCHS = {"als": 15, "bpr": 15, "svd": 4}
 IndexKind = Literal["auto", "exact", "hnsw", "ivfpq", "sq8"]
 
 
@@ -66,7 +66,9 @@ class SessionConfig:
 @dataclass(frozen=True)
 class EmbeddingConfig:
     model: EmbeddingModel = "svd"
-    embedding_size: int = 512  # dimensions: what people with long histories gain from
+    # Dimensions. People with long histories gain from so many; svd takes fewer for a small or thin
+    # log.
+    embedding_size: int = 1024
     epochs: int = 0  # 0: as many as the model needs, see EPOCHS
     reg: float = 1.0  # ridge weight of ALS and of its and BPR's fold-in
     alpha: float = 20.0  # ALS confidence of one view
@@ -161,7 +163,7 @@ class RetrievalConfig:
 # Each part is over its highest value in the request. item_knn_past counts beside a session; without
 # one it has item_knn's weight.
 BLEND = {
-    "embedding": 0.7,
+    "embedding": 1.0,
     "item_knn": 1.0,
     "item_knn_past": 0.2,
     "own": 0.7,

@@ -18,6 +18,9 @@ SPARE = 10  # columns more than asked for, which make the last ones asked for ex
 # With more dimensions, relative to the smaller side of the matrix, a visitor's projection comes
 # down to what they already have.
 SHARE = 0.1
+# With more per item of a mean visitor they tell apart what no visitor shows: sessions of four items
+# do with 160, people of thirty with 1,200.
+PER_ITEM = 40
 
 Floats = NDArray[np.float32]
 
@@ -29,7 +32,8 @@ def fit(
     threads: int,  # noqa: ARG001  # BLAS decides: the products are its own
     tick: Callable[[], None],
 ) -> Floats:
-    """Item factors D_i^1/2 V, float32 [items, d]; d is embedding_size, less for a small matrix.
+    """Item factors D_i^1/2 V, float32 [items, d]; d is embedding_size, less for a small or thin
+    matrix.
 
     Subspace iteration from a seeded start, ``epochs`` times over the matrix: any shape, progress
     and an interrupt at every pass, where ARPACK has none of them.
@@ -40,7 +44,7 @@ def fit(
     normalised = sparse.diags_array(visitors.astype(np.float32) ** -0.5) @ damped
     normalised = sparse.csr_matrix(normalised @ sparse.diags_array(1 / root), dtype=np.float32)
     transposed = sparse.csr_matrix(normalised.T)
-    d = min(config.embedding_size, max(1, int(SHARE * min(matrix.shape))))
+    d = min(config.embedding_size, _most(matrix))
     width = min(d + SPARE, *matrix.shape)
     rng = np.random.default_rng(seed)
     basis = rng.standard_normal((matrix.shape[1], width)).astype(np.float32)
@@ -51,6 +55,12 @@ def fit(
     _, turns = np.linalg.eigh(seen.T.astype(np.float64) @ seen)  # ascending
     factors: Floats = (basis @ turns[:, ::-1][:, :d].astype(np.float32)) * root[:, None]
     return factors
+
+
+def _most(matrix: sparse.csr_matrix) -> int:
+    """The most dimensions that a matrix has a use for."""
+    mean_items = matrix.nnz / matrix.shape[0]
+    return max(1, int(min(SHARE * min(matrix.shape), PER_ITEM * mean_items)))
 
 
 def shares(matrix: sparse.csr_matrix) -> Floats:

@@ -99,7 +99,7 @@ ITEM_KNN = _fit(
     Setting("item_knn.age_decay", 0.0, 8.0),
 )
 
-_SIZE = _fit(Setting("embedding.embedding_size", 64, 1024, log=True, whole=True))
+_SIZE = _fit(Setting("embedding.embedding_size", 64, 2048, log=True, whole=True))
 _EPOCHS = _fit(Setting("embedding.epochs", 5, 30, log=True, whole=True))
 
 # By its model: what this one does not know is not searched.

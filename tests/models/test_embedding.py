@@ -102,5 +102,5 @@ def test_svd_scores_are_the_projection_of_the_normalised_matrix() -> None:
 def test_epochs_are_the_models_own_unless_given() -> None:
     """0 stands for what each model needs."""
     assert EmbeddingConfig(model="als").epochs == 15
-    assert EmbeddingConfig(model="svd").epochs == 5
+    assert EmbeddingConfig(model="svd").epochs == 4
     assert EmbeddingConfig(model="svd", epochs=2).epochs == 2
