@@ -22,6 +22,8 @@ class Index:
     def __init__(self, factors: NDArray[np.float32], approximate: Any = None) -> None:
         self.factors = factors
         self.approximate = approximate
+        # Whether what it keeps of the vectors is less than they are, and so its inner products.
+        self.coarse = approximate is not None and not isinstance(approximate, faiss.IndexHNSWFlat)
 
     def search(
         self, vector: NDArray[np.float32], k: int
@@ -32,11 +34,13 @@ class Index:
         if self.approximate is None:
             products, rows = faiss.knn(query, self.factors, k, metric=faiss.METRIC_INNER_PRODUCT)
         else:
-            _, rows = self.approximate.search(query, k)
-        found = rows[0][rows[0] >= 0].astype(np.int32)
-        scores = (
-            products[0][: len(found)] if self.approximate is None else self.factors[found] @ vector
-        )
+            products, rows = self.approximate.search(query, k)
+        found = rows[0].astype(np.int32)
+        if k and found[-1] < 0:  # fewer than asked for
+            found = found[found >= 0]
+        scores: NDArray[np.float32] = products[0, : len(found)]
+        if self.coarse:
+            scores = self.factors[found] @ vector
         order = np.lexsort((found, -scores))
         return found[order], scores[order]
 

@@ -41,22 +41,13 @@ class Context:
     @classmethod
     def of(cls, bundle: Bundle, who: Profile, candidates: Candidates) -> "Context":
         rows, recent = candidates.rows, who.sequence[:LOOK_BACK]
-        vectors = bundle.session_embedding.item_vectors
-        if len(vectors):
-            against = np.empty((len(recent) + 1, vectors.shape[1]), dtype=np.float32)
-            against[:-1] = vectors[recent]
-            against[-1] = who.taste
-            cosines = vectors[rows] @ against.T
-        else:
-            cosines = np.zeros((len(rows), len(recent) + 1), dtype=np.float32)
-        affinity = np.full((len(rows), LOOK_BACK), -2, dtype=np.float32)
-        affinity[:, : len(recent)] = cosines[:, :-1]
+        taste, affinity = _cosines(bundle.session_embedding.item_vectors, rows, recent, who.taste)
         table = bundle.transitions
         return cls(
             bundle,
             who,
             candidates,
-            cosines[:, -1],
+            taste,
             affinity,
             _links(table.neighbours, table.shares, rows, recent),
             _touched(rows, who.sequence),
@@ -315,6 +306,34 @@ def rank(bundle: Bundle, who: Profile, at_least: int, sources: tuple[str, ...] =
         candidates.scores,
         dict(zip(bundle.facts.features, table, strict=True)),
     )
+
+
+@njit(cache=True, fastmath=True)
+def _cosines(vectors: Floats, rows: Rows, recent: Rows, taste: Floats) -> tuple[Floats, Floats]:
+    """Inner products of rows with taste [rows], and with recent rows [rows, LOOK_BACK].
+
+    0 and -2 where there is none.
+    """
+    of_taste = np.zeros(len(rows), np.float32)
+    of_recent = np.full((len(rows), LOOK_BACK), np.float32(-2))
+    if len(vectors) == 0:
+        of_recent[:, : len(recent)] = 0
+        return of_taste, of_recent
+    against = np.empty((len(recent), vectors.shape[1]), np.float32)
+    for place in range(len(recent)):
+        against[place] = vectors[recent[place]]
+    for n in range(len(rows)):
+        own = vectors[rows[n]]
+        product = np.float32(0)
+        for j in range(len(own)):
+            product += own[j] * taste[j]
+        of_taste[n] = product
+        for place in range(len(recent)):
+            product = np.float32(0)
+            for j in range(len(own)):
+                product += own[j] * against[place, j]
+            of_recent[n, place] = product
+    return of_taste, of_recent
 
 
 @njit(cache=True)

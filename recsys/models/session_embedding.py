@@ -82,9 +82,22 @@ def session_vector(model: SessionEmbedding, sequence: Rows) -> Floats:
     recent = sequence[: len(model.place_weights)]
     if not len(recent):
         return np.zeros(model.item_vectors.shape[1], dtype=np.float32)
-    weights = model.place_weights[len(recent) - 1, : len(recent)]
-    vector: Floats = weights @ model.item_vectors[recent]
-    return vector / (np.linalg.norm(vector) + TINY)
+    vector: Floats = _sum(model.item_vectors, model.place_weights[len(recent) - 1], recent)
+    return vector
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _sum(vectors: Floats, weights: Floats, rows: Rows) -> Floats:
+    """The weighted sum of the given rows, scaled to length 1."""
+    total = np.zeros(vectors.shape[1], np.float32)
+    for place in range(len(rows)):
+        for j in range(len(total)):
+            total[j] += weights[place] * vectors[rows[place], j]
+    square = np.float32(0)
+    for j in range(len(total)):
+        square += total[j] ** 2
+    unit: Floats = total / (np.sqrt(square) + TINY)
+    return unit
 
 
 def _examples(
