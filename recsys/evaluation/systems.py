@@ -30,11 +30,11 @@ SYSTEMS = ("popular", "batch", "session", "full")
 # Systems on request: told everything like ``full``, but ranked by the blend or one source alone.
 ON_REQUEST = ("blend", *(source for source in SOURCES if source != "popular"))
 
-# Rankings of what a batch system could know; "own answer" is the product's without a session, and
-# "history" the blend with the weights that suit a past rather than a session.
+# Rankings of what a batch system could know; "own answer" is the product's without a session,
+# "blend" its blend, "fold_in" the embedding's share of it.
 STRANGER_MIXES = ("popular", "recent")
-MIXES = (*STRANGER_MIXES, "own", "item_knn_past", "history", "own answer")
-HISTORY = {"embedding": 1.0, "item_knn": 0.0, "item_knn_past": 1.0, "popularity": 0.05}
+MIXES = (*STRANGER_MIXES, "own", "item_knn_past", "fold_in", "blend", "own answer")
+FOLD_IN = {"embedding": 1.0, "item_knn": 0.0, "own": 0.0, "popularity": 0.05, "recent": 0.0}
 
 REMEMBERED = 4_096  # users whose lists without a session are kept
 ROOM = 256  # items asked for beyond n, so that such a list serves whatever is taken out of it
@@ -176,8 +176,8 @@ class Panel:
         config = self.bundle.config
         if ranking == "own answer":
             return self.bundle
-        if ranking == "history":
-            config = replace(config, blend=replace(config.blend, weights=HISTORY))
+        if ranking == "fold_in":
+            config = replace(config, blend=replace(config.blend, weights=FOLD_IN))
             ranking = "blend"
         placement = replace(self.placement, ranking=ranking)
         placements = {**config.placements, self.request.placement: placement}

@@ -51,14 +51,14 @@ def counted(bundle: Bundle, answers: list[Answer]) -> Figures:
 def test_the_strongest_batch(known: tuple[Bundle, Log]) -> None:
     """The best mix of known users and the best of strangers answer together as batch."""
     users = [
-        answer(n, {mix_name("history"): 1, mix_name("own"): 2, "full": 1}, known=True)
+        answer(n, {mix_name("blend"): 1, mix_name("own"): 2, "full": 1}, known=True)
         for n in range(4)
     ]
     strangers = [answer(n + 4, {mix_name("recent"): 2, "popular": 3}) for n in range(2)]
     figures = counted(known[0], [*users, *strangers])
     batch = findings.strongest_batch(figures)
-    assert (batch.metric, batch.known, batch.strangers) == ("ndcg@3", "history", "recent")
-    assert batch.mixes["known"]["history"] == 1.0
+    assert (batch.metric, batch.known, batch.strangers) == ("ndcg@3", "blend", "recent")
+    assert batch.mixes["known"]["blend"] == 1.0
     assert batch.mixes["strangers"] == {
         "popular": pytest.approx(0.5),
         "recent": pytest.approx(1 / np.log2(3)),
