@@ -23,6 +23,9 @@ Number = float | np.float32
 
 TINY = np.float32(1e-9)
 
+# error_model="numpy" below: a check of every division for 0, which none can meet, would keep the
+# loops from working on several numbers at a time.
+
 
 @dataclass(frozen=True)
 class SessionEmbedding:
@@ -86,7 +89,7 @@ def session_vector(model: SessionEmbedding, sequence: Rows) -> Floats:
     return vector
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model="numpy")
 def _sum(vectors: Floats, weights: Floats, rows: Rows) -> Floats:
     """The weighted sum of the given rows, scaled to length 1."""
     total = np.zeros(vectors.shape[1], np.float32)
@@ -195,7 +198,7 @@ def _gather(items: Rows, ends: NDArray[np.int64], lengths: Rows, places: int) ->
     return recent, targets
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model="numpy")
 def _unit(vectors: Floats, rows: Rows) -> Floats:
     """The given rows scaled to length 1."""
     size = vectors.shape[1]
@@ -210,7 +213,7 @@ def _unit(vectors: Floats, rows: Rows) -> Floats:
     return unit
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model="numpy")
 def _encode(
     vectors: Floats, place_weights: Floats, recent: Rows, lengths: Rows
 ) -> tuple[Floats, Floats]:
@@ -236,7 +239,6 @@ def _encode(
     return hidden, norms
 
 
-@njit(cache=True, fastmath=True, nogil=True)
 def _softmax_gradient(
     logits: Floats,
     right: Floats,
@@ -247,27 +249,40 @@ def _softmax_gradient(
     scale: Number,
 ) -> Floats:
     """Turn cosines [batch, negatives] into the loss's gradient, in place; returns the targets'."""
+    own = np.float32(scale) * right - expected[targets]
+    _shift(logits, own, negatives, targets, expected, scale)
+    # numpy's exponentials are several at a time, the compiled loop's are not.
+    np.exp(logits, out=logits)
+    np.exp(own, out=own)
+    total = logits.sum(axis=1) + own
+    weighted = np.float32(scale) * weights
+    logits *= (weighted / total)[:, None]
+    pull: Floats = weighted * (own / total - np.float32(1))
+    return pull
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _shift(
+    logits: Floats,
+    own: Floats,
+    negatives: Rows,
+    targets: Rows,
+    expected: Floats,
+    scale: Number,
+) -> None:
+    """Cosines to corrected logits less the highest of each example, in place; own likewise."""
     scale = np.float32(scale)
-    pull = np.empty(len(right), np.float32)
-    for b in range(len(right)):
-        own = scale * right[b] - expected[targets[b]]
-        highest = own
+    for b in range(len(own)):
+        highest = own[b]
         for n in range(len(negatives)):
             logit = scale * logits[b, n] - expected[negatives[n]]
             if negatives[n] == targets[b]:
                 logit = np.float32(-1e9)
             logits[b, n] = logit
             highest = max(highest, logit)
-        own = np.exp(own - highest)
-        total = own
+        own[b] -= highest
         for n in range(len(negatives)):
-            logits[b, n] = np.exp(logits[b, n] - highest)
-            total += logits[b, n]
-        factor = scale * weights[b] / total
-        for n in range(len(negatives)):
-            logits[b, n] *= factor
-        pull[b] = scale * weights[b] * (own / total - np.float32(1))
-    return pull
+            logits[b, n] -= highest
 
 
 @njit(cache=True, fastmath=True, nogil=True)
@@ -315,7 +330,7 @@ def _backward(
             place_gradient[lengths[b] - 1, place] += dot / (np.sqrt(square) + TINY)
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model="numpy")
 def _adagrad(
     vectors: Floats,
     squares: Floats,
