@@ -87,7 +87,7 @@ class ItemKnnConfig:
     # neighbours.
     degree_power: float = 0.4
     # A session of n items counts n ** -length_power: in a long one items meet by chance.
-    length_power: float = 0.5
+    length_power: float = 0.65
     age_decay: float = 3.0  # weight of a session: exp(-age_decay * share of sessions after it)
 
 
