@@ -320,7 +320,8 @@ class Bench:
         records = [r for name, r in self.results.records.items() if name in names]
         machines = ", ".join(sorted({record["machine"] for record in records}))
         revisions = ", ".join(sorted({str(record["revision"]) for record in records}))
-        runs = f"mean ± standard deviation of {len(self.seeds)} seeds"
+        count = len(self.seeds)
+        runs = "one seed" if count == 1 else f"mean ± standard deviation of {count} seeds"
         return f"{machines or 'Nothing measured yet'}; {runs}; revision {revisions or '–'}."
 
 
