@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from recsys.bundle import Bundle
+from recsys.config import Config
 from recsys.evaluation.split import EvaluationError
 from recsys.interactions import Interactions, fold
 from recsys.logs import Log, log_from_frame
 from recsys.training import train
 from recsys.tuning import space
-from recsys.tuning.fits import FITS, Fits
+from recsys.tuning.fits import FITS, Fits, Parts
 from recsys.tuning.space import Setting, with_values
 from tests.synthetic import returning, small_config
 
@@ -70,9 +71,9 @@ def test_the_starts_own_fit_is_not_repeated(
     made: list[str] = []
     original = FITS["transitions"]
 
-    def counted(*arguments: object) -> object:
+    def counted(data: Interactions, config: Config, ordered: bool) -> Parts:
         made.append("transitions")
-        return original(*arguments)  # type: ignore[arg-type]
+        return original(data, config, ordered)
 
     monkeypatch.setitem(FITS, "transitions", counted)
     fits = Fits(start, data)
