@@ -35,9 +35,7 @@ class Index:
             products, rows = faiss.knn(query, self.factors, k, metric=faiss.METRIC_INNER_PRODUCT)
         else:
             products, rows = self.approximate.search(query, k)
-        found = rows[0].astype(np.int32)
-        if k and found[-1] < 0:  # fewer than asked for
-            found = found[found >= 0]
+        found = rows[0][rows[0] >= 0].astype(np.int32)
         scores: NDArray[np.float32] = products[0, : len(found)]
         if self.coarse:
             scores = self.factors[found] @ vector
