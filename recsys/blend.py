@@ -9,7 +9,7 @@ import numpy as np
 from recsys.bundle import Bundle
 from recsys.models import item_knn
 from recsys.models.popularity import POPULARITY
-from recsys.retrieval import Floats, Profile, Ranked, Rows, Scored, joint_fold_in
+from recsys.retrieval import Floats, Parts, Profile, Ranked, Rows, Scored, joint_fold_in
 
 
 def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
@@ -35,9 +35,9 @@ def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
         "recent": bundle.popularity.recent[rows] * np.float32(bundle.facts.in_order),
     }
     weights = _weights(bundle, who)
-    parts = {name: np.float32(weights[name]) * _relative(part) for name, part in values.items()}
-    scores = np.stack(list(parts.values())).sum(axis=0)
-    return Ranked(rows, scores, parts, parts)
+    parts = [np.float32(weights[name]) * _relative(part) for name, part in values.items()]
+    made_of = Parts(tuple(values), np.stack(parts))
+    return Ranked(rows, made_of.values.sum(axis=0), made_of, made_of)
 
 
 def _weights(bundle: Bundle, who: Profile) -> dict[str, float]:

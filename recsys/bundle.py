@@ -26,7 +26,7 @@ from recsys.models.session_embedding import SessionEmbedding
 from recsys.models.session_knn import SessionKnn
 from recsys.models.transitions import Transitions
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"

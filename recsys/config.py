@@ -22,6 +22,9 @@ EPOCHS = {"als": 15, "bpr": 15, "svd": 4}
 IndexKind = Literal["auto", "exact", "hnsw", "ivfpq", "sq8"]
 
 
+# A tree's leaves are the bits of one number.
+MOST_LEAVES = 64
+
 # Whole numbers for which 0 means something; of the others there must be at least one.
 MAY_BE_ZERO = {
     "training.seed",
@@ -204,10 +207,14 @@ class RankerConfig:
     requests: int = 60_000  # of the tail, at most
     min_requests: int = 1_000  # with fewer the blend ranks
     trees: int = 100
-    leaves: int = 31  # of a tree; fewer where there is less than leaf_requests for each
+    leaves: int = 31  # of a tree, 64 at most; fewer where there is less than leaf_requests for each
     leaf_requests: int = 500
     learning_rate: float = 0.1
     min_leaf: int = 50  # candidates
+
+    def __post_init__(self) -> None:
+        if self.leaves > MOST_LEAVES:
+            raise ConfigError(f"ranker.leaves: must be at most {MOST_LEAVES}, got {self.leaves}")
 
 
 @dataclass(frozen=True)

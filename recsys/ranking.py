@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.models import forest
-from recsys.models import popularity as signs
+from recsys.models.popularity import POPULARITY
 from recsys.models.tally import capacity, slot
-from recsys.retrieval import Candidates, Profile, Ranked, joint_fold_in, retrieve
+from recsys.retrieval import Candidates, Parts, Profile, Ranked, joint_fold_in, retrieve
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -19,40 +20,71 @@ Floats = NDArray[np.float32]
 LOOK_BACK = 6  # last items of the session that candidates are compared with
 NEVER = 50.0  # events since an item was touched, where it was not
 
+# Features that are computed for all candidates at once, in the order of `_columns`.
+COLUMN: dict[str, int] = {
+    name: k
+    for k, name in enumerate(
+        (
+            "session_cosine",
+            "last_cosine",
+            "second_cosine",
+            "highest_cosine",
+            "share_after_last",
+            "share_after_second",
+            "share_back",
+            "links_from_session",
+            "times_touched",
+            "events_since_touched",
+            "events_since_first_touched",
+            "led_to_last",
+            "followed_last",
+            "popularity",
+            "late_popularity",
+            "recent_popularity",
+            "rise",
+            "age",
+            "freshness",
+            "events",
+            "distinct_items",
+            "repeats",
+            "late_repeats",
+            "run",
+            "events_since_last_visit",
+            "last_popularity",
+        )
+    )
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What features are functions of; the shared blocks are computed once per request.
+    """What features are functions of.
 
-    taste: float32 [n], cosine of each candidate to the session. affinity: float32 [n, LOOK_BACK],
-    to its last items, -2 where there is none. links: float32 [n, 4], see `_links`.
-    touched: float32 [n, 5], see `_touched`. signs: float32 [n, SIGNS], see `Popularity`.
+    columns: float32 [COLUMNS, n], what is computed for all candidates at once, see `_columns`.
     """
 
     bundle: Bundle
     who: Profile
     candidates: Candidates
-    taste: Floats
-    affinity: Floats
-    links: Floats
-    touched: Floats
-    signs: Floats
+    columns: Floats
+
+    def column(self, feature: str) -> Floats:
+        values: Floats = self.columns[COLUMN[feature]]
+        return values
 
     @classmethod
     def of(cls, bundle: Bundle, who: Profile, candidates: Candidates) -> "Context":
-        rows, recent = candidates.rows, who.sequence[:LOOK_BACK]
-        taste, affinity = _cosines(bundle.session_embedding.item_vectors, rows, recent, who.taste)
-        table = bundle.transitions
-        return cls(
-            bundle,
-            who,
-            candidates,
-            taste,
-            affinity,
-            _links(table.neighbours, table.shares, rows, recent),
-            _touched(rows, who.sequence),
-            bundle.popularity.signs[rows],
+        columns = _columns(
+            candidates.rows,
+            who.sequence,
+            len(who.live[0]),
+            bundle.session_embedding.item_vectors,
+            who.taste,
+            bundle.transitions.neighbours,
+            bundle.transitions.shares,
+            bundle.popularity.signs,
         )
+        return cls(bundle, who, candidates, columns)
 
 
 Feature = Callable[[Context], Floats | float]
@@ -60,144 +92,139 @@ Feature = Callable[[Context], Floats | float]
 
 def session_cosine(c: Context) -> Floats:
     """Cosine of candidate and session in the session embedding: the strongest single sign."""
-    return c.taste
+    return c.column("session_cosine")
 
 
 def last_cosine(c: Context) -> Floats:
     """Cosine to the last item: what is on the screen weighs beyond its part in the session."""
-    return c.affinity[:, 0]
+    return c.column("last_cosine")
 
 
 def second_cosine(c: Context) -> Floats:
     """Cosine to the last item but one; -2 in a session of one."""
-    return c.affinity[:, 1]
+    return c.column("second_cosine")
 
 
 def highest_cosine(c: Context) -> Floats:
     """Highest cosine to one of the last items: a session may hold several interests."""
-    highest: Floats = c.affinity.max(axis=1)
-    return highest
+    return c.column("highest_cosine")
 
 
 def share_after_last(c: Context) -> Floats:
     """Share of the last item's transitions that lead here."""
-    return c.links[:, 0]
+    return c.column("share_after_last")
 
 
 def share_after_second(c: Context) -> Floats:
     """Share of the last but one item's transitions that lead here."""
-    return c.links[:, 1]
+    return c.column("share_after_second")
 
 
 def share_back(c: Context) -> Floats:
     """Share of the candidate's transitions that lead to the last item: the link from its side."""
-    return c.links[:, 2]
+    return c.column("share_back")
 
 
 def links_from_session(c: Context) -> Floats:
     """How many of the last items have a transition here: agreement of several."""
-    return c.links[:, 3]
+    return c.column("links_from_session")
 
 
 def times_touched(c: Context) -> Floats:
     """Events of this session on the candidate: repeats are a fifth to a third of next clicks."""
-    return c.touched[:, 0]
+    return c.column("times_touched")
 
 
 def events_since_touched(c: Context) -> Floats:
     """Events of this session after the last on the candidate; 50 where there was none."""
-    return c.touched[:, 1]
+    return c.column("events_since_touched")
 
 
 def events_since_first_touched(c: Context) -> Floats:
     """Events of this session from the candidate's first on; 0 where there was none."""
-    return c.touched[:, 2]
+    return c.column("events_since_first_touched")
 
 
 def led_to_last(c: Context) -> Floats:
     """How often the candidate came right before an earlier visit of the last item: people go back
     and forth."""
-    return c.touched[:, 3]
+    return c.column("led_to_last")
 
 
 def followed_last(c: Context) -> Floats:
     """How often the candidate came right after an earlier visit of the last item."""
-    return c.touched[:, 4]
+    return c.column("followed_last")
 
 
 def popularity(c: Context) -> Floats:
     """log(1 + summed weights) over the whole log: the prior."""
-    return c.signs[:, signs.POPULARITY]
+    return c.column("popularity")
 
 
 def late_popularity(c: Context) -> Floats:
     """log(1 + events) in the last tenth of the log."""
-    return c.signs[:, signs.LATE_POPULARITY]
+    return c.column("late_popularity")
 
 
 def recent_popularity(c: Context) -> Floats:
     """log(1 + events) in the last fiftieth of the log."""
-    return c.signs[:, signs.RECENT_POPULARITY]
+    return c.column("recent_popularity")
 
 
 def rise(c: Context) -> Floats:
     """Recent over overall popularity, as a difference of logarithms: what is coming up."""
-    return c.signs[:, signs.RISE]
+    return c.column("rise")
 
 
 def age(c: Context) -> Floats:
     """Where the item first appeared in the log, 0 (start) to 1 (end): how new it is."""
-    return c.signs[:, signs.AGE]
+    return c.column("age")
 
 
 def freshness(c: Context) -> Floats:
     """Where the item was last touched in the log, 0 to 1: whether it is still alive."""
-    return c.signs[:, signs.FRESHNESS]
+    return c.column("freshness")
 
 
-def events(c: Context) -> float:
+def events(c: Context) -> Floats:
     """Events in the session."""
-    return float(len(c.who.sequence))
+    return c.column("events")
 
 
-def distinct_items(c: Context) -> float:
+def distinct_items(c: Context) -> Floats:
     """Distinct items in the session."""
-    return float(len(c.who.live[0]))
+    return c.column("distinct_items")
 
 
-def repeats(c: Context) -> float:
+def repeats(c: Context) -> Floats:
     """Events that repeat an item: some visitors come back, others wander."""
-    return float(len(c.who.sequence) - len(c.who.live[0]))
+    return c.column("repeats")
 
 
-def late_repeats(c: Context) -> float:
+def late_repeats(c: Context) -> Floats:
     """Of the last four events, those on an item touched before: whether it is going back now."""
-    sequence = c.who.sequence.tolist()
-    return float(sum(row in sequence[k + 1 :] for k, row in enumerate(sequence[:4])))
+    return c.column("late_repeats")
 
 
-def run(c: Context) -> float:
+def run(c: Context) -> Floats:
     """Events on the last item in a row: whoever stays with it does not wander."""
-    sequence = c.who.sequence.tolist()
-    return float(next((k for k, row in enumerate(sequence) if row != sequence[0]), len(sequence)))
+    return c.column("run")
 
 
-def events_since_last_visit(c: Context) -> float:
+def events_since_last_visit(c: Context) -> Floats:
     """Events since the last item was touched before; 0 where it was not."""
-    last, *before = c.who.sequence.tolist() or [-1]
-    return float(before.index(last) + 1) if last in before else 0.0
+    return c.column("events_since_last_visit")
 
 
-def last_popularity(c: Context) -> float:
+def last_popularity(c: Context) -> Floats:
     """log(1 + summed weights) of the last item: a rare one says more."""
-    if not len(c.who.sequence):
-        return 0.0
-    return float(c.bundle.popularity.signs[c.who.sequence[0], signs.POPULARITY])
+    return c.column("last_popularity")
 
 
 def session_knn_support(c: Context) -> float:
     """Votes for the best of session-kNN: how much it knows about such sessions."""
-    return c.candidates.tops.get("session_knn", 0.0)
+    k = c.candidates.asked("session_knn")
+    return 0.0 if k is None else float(c.candidates.tops[k])
 
 
 def past_items(c: Context) -> float:
@@ -216,7 +243,8 @@ def fold_in_score(c: Context) -> Floats | float:
 
 def _score(source: str) -> Feature:
     def score(c: Context) -> Floats | float:
-        return c.candidates.scores.get(source, 0.0)
+        k = c.candidates.asked(source)
+        return 0.0 if k is None else c.candidates.scores[k]
 
     score.__doc__ = f"Score of {source} over its best, 0 where it did not propose the item."
     return score
@@ -224,9 +252,10 @@ def _score(source: str) -> Feature:
 
 def _rank(source: str) -> Feature:
     def rank(c: Context) -> Floats | float:
-        ranks = c.candidates.ranks.get(source)
+        k = c.candidates.asked(source)
         # A placement may not ask a source: it has not proposed the item then, as the forest knows.
-        return getattr(c.bundle.config.retrieval, source) if ranks is None else ranks
+        missing = float(getattr(c.bundle.config.retrieval, source))
+        return missing if k is None else c.candidates.ranks[k]
 
     rank.__doc__ = f"Rank in {source}, from 0; its number of candidates where not proposed."
     return rank
@@ -281,17 +310,37 @@ def source_features(source: str) -> frozenset[str]:
 
 def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
     """The features a bundle's ranker knows, float32 [features, candidates], in its order."""
-    names = bundle.facts.features
-    context = Context.of(bundle, who, candidates)
+    names = tuple(bundle.facts.features)
+    context, plan = Context.of(bundle, who, candidates), _plan(names)
     table = np.empty((len(names), len(candidates.rows)), dtype=np.float32)
-    for k, name in enumerate(names):
-        table[k] = FEATURES[name](context)
+    table[plan.into] = context.columns[plan.columns]
+    for k, feature in plan.others:
+        table[k] = feature(context)
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a table is filled: rows ``into`` from ``columns`` at once, the others one by one."""
+
+    into: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    others: tuple[tuple[int, Feature], ...]
+
+
+@lru_cache
+def _plan(names: tuple[str, ...]) -> Plan:
+    into = [k for k, name in enumerate(names) if name in COLUMN]
+    return Plan(
+        np.array(into, dtype=np.intp),
+        np.array([COLUMN[names[k]] for k in into], dtype=np.intp),
+        tuple((k, FEATURES[name]) for k, name in enumerate(names) if name not in COLUMN),
+    )
 
 
 def uses_ranker(bundle: Bundle, who: Profile) -> bool:
     """The forest ranks when there is one and it learned from visitors of whom as much is known."""
-    if not len(bundle.forest.roots):
+    if not len(bundle.forest.leaves):
         return False
     return bool(len(who.sequence) or (len(who.past[0]) and bundle.facts.openings))
 
@@ -303,22 +352,46 @@ def rank(bundle: Bundle, who: Profile, at_least: int, sources: tuple[str, ...] =
     return Ranked(
         candidates.rows,
         forest.scores(bundle.forest, table),
-        candidates.scores,
-        dict(zip(bundle.facts.features, table, strict=True)),
+        Parts(candidates.sources, candidates.scores),
+        Parts(tuple(bundle.facts.features), table),
     )
 
 
-@njit(cache=True, fastmath=True)
-def _cosines(vectors: Floats, rows: Rows, recent: Rows, taste: Floats) -> tuple[Floats, Floats]:
-    """Inner products of rows with taste [rows], and with recent rows [rows, LOOK_BACK].
+@njit(cache=True)
+def _columns(
+    rows: Rows,
+    sequence: Rows,
+    distinct: int,
+    vectors: Floats,
+    taste: Floats,
+    neighbours: Rows,
+    shares: Floats,
+    signs: Floats,
+) -> Floats:
+    """The features of COLUMN for rows (ascending), float32 [COLUMN, rows]."""
+    columns = np.zeros((26, len(rows)), np.float32)
+    recent = sequence[:LOOK_BACK]
+    _cosines(columns[0:4], vectors, rows, recent, taste)
+    _links(columns[4:8], neighbours, shares, rows, recent)
+    _touched(columns[8:13], rows, sequence)
+    for n in range(len(rows)):
+        for sign in range(signs.shape[1]):
+            columns[13 + sign, n] = signs[rows[n], sign]
+    if len(sequence):
+        _shape(columns[19:25], sequence, distinct)
+        columns[25] = signs[sequence[0], POPULARITY]
+    return columns
 
-    0 and -2 where there is none.
-    """
-    of_taste = np.zeros(len(rows), np.float32)
-    of_recent = np.full((len(rows), LOOK_BACK), np.float32(-2))
+
+@njit(cache=True, fastmath=True)
+def _cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Floats) -> None:
+    """Inner products of rows with taste, the last item and the one before, and the highest with
+    one of the recent ones; -2 where there is none."""
+    out[1:] = -2
     if len(vectors) == 0:
-        of_recent[:, : len(recent)] = 0
-        return of_taste, of_recent
+        for place in range(min(2, len(recent))):
+            out[1 + place] = out[3] = 0
+        return
     against = np.empty((len(recent), vectors.shape[1]), np.float32)
     for place in range(len(recent)):
         against[place] = vectors[recent[place]]
@@ -327,22 +400,25 @@ def _cosines(vectors: Floats, rows: Rows, recent: Rows, taste: Floats) -> tuple[
         product = np.float32(0)
         for j in range(len(own)):
             product += own[j] * taste[j]
-        of_taste[n] = product
+        out[0, n] = product
         for place in range(len(recent)):
             product = np.float32(0)
             for j in range(len(own)):
                 product += own[j] * against[place, j]
-            of_recent[n, place] = product
-    return of_taste, of_recent
+            if place < 2:
+                out[1 + place, n] = product
+            out[3, n] = max(out[3, n], product)
 
 
 @njit(cache=True)
-def _links(neighbours: Rows, shares: Floats, rows: Rows, recent: Rows) -> Floats:
+def _links(out: Floats, neighbours: Rows, shares: Floats, rows: Rows, recent: Rows) -> None:
     """Share last -> row, second last -> row, row -> last, and how many recent items lead to row."""
-    links = np.zeros((len(rows), 4), np.float32)
+    if len(recent) == 0:
+        return
     width = neighbours.shape[1]
     keys = np.full(capacity(len(rows)), -1, np.int32)
     places = np.empty(len(keys), np.int32)
+    after_last = np.zeros(len(rows), np.bool_)
     for n in range(len(rows)):
         at = slot(keys, rows[n])
         keys[at] = rows[n]
@@ -354,34 +430,60 @@ def _links(neighbours: Rows, shares: Floats, rows: Rows, recent: Rows) -> Floats
                 break
             at = slot(keys, near)
             if keys[at] == near:
-                links[places[at], 3] += 1
+                out[3, places[at]] += 1
                 if place < 2:
-                    links[places[at], place] = shares[recent[place], j]
-    if len(recent):
-        for n in range(len(rows)):
-            for j in range(width):
-                if neighbours[rows[n], j] == recent[0]:
-                    links[n, 2] = shares[rows[n], j]
-                    break
-    return links
+                    out[place, places[at]] = shares[recent[place], j]
+                    after_last[places[at]] |= place == 0
+    # Transitions are kept on both sides, so that an item which has not dropped any has all of them.
+    last = recent[0]
+    complete = neighbours[last, width - 1] < 0
+    for n in range(len(rows)):
+        if complete and not after_last[n]:
+            continue
+        at = -1
+        for j in range(width):  # to the end: so several are compared at once
+            at = max(at, j if neighbours[rows[n], j] == last else -1)
+        if at >= 0:
+            out[2, n] = shares[rows[n], at]
 
 
 @njit(cache=True)
-def _touched(rows: Rows, sequence: Rows) -> Floats:
+def _touched(out: Floats, rows: Rows, sequence: Rows) -> None:
     """Events of the session on each row, events after the last of them, events from the first on,
     and how often the row came right before and right after an earlier visit of the last item."""
-    touched = np.zeros((len(rows), 5), np.float32)
-    touched[:, 1] = NEVER
+    out[1] = NEVER
     for place in range(len(sequence) - 1, -1, -1):
         at = np.searchsorted(rows, sequence[place])
         if at == len(rows) or rows[at] != sequence[place]:
             continue
-        if touched[at, 0] == 0:
-            touched[at, 2] = place + 1
-        touched[at, 0] += 1
-        touched[at, 1] = place
+        if out[0, at] == 0:
+            out[2, at] = place + 1
+        out[0, at] += 1
+        out[1, at] = place
         if place > 1 and sequence[place - 1] == sequence[0]:
-            touched[at, 3] += 1
+            out[3, at] += 1
         if place < len(sequence) - 1 and sequence[place + 1] == sequence[0]:
-            touched[at, 4] += 1
-    return touched
+            out[4, at] += 1
+
+
+@njit(cache=True)
+def _shape(out: Floats, sequence: Rows, distinct: int) -> None:
+    """Events of the session, distinct items, repeats, repeats among the last four events, events on
+    the last item in a row, and events since it was touched before (0: never)."""
+    last, count = sequence[0], len(sequence)
+    late = 0
+    for place in range(min(4, count)):
+        for earlier in range(place + 1, count):
+            if sequence[earlier] == sequence[place]:
+                late += 1
+                break
+    run = 1
+    while run < count and sequence[run] == last:
+        run += 1
+    visit = 0
+    for place in range(1, count):
+        if sequence[place] == last:
+            visit = place
+            break
+    out[0], out[1], out[2] = count, distinct, count - distinct
+    out[3], out[4], out[5] = late, run, visit

@@ -1,6 +1,5 @@
 """The one prediction function: the API, the evaluation and the demo all call it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 
@@ -158,20 +157,17 @@ def _tier(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> str:
     return "batch" if len(who.past[0]) else "popular"
 
 
-def _reasons(parts: Mapping[str, retrieval.Floats], best: selection.Places) -> list[str]:
+def _reasons(parts: retrieval.Parts, best: selection.Places) -> list[str]:
     """The part that is highest for each item; where no source proposed, it is popularity."""
-    if not parts:
+    if not parts.names:
         return ["popular"] * len(best)
-    names = list(parts)
-    highest = np.array([part[best] for part in parts.values()]).argmax(axis=0)
-    return [names[k] for k in highest.tolist()]
+    highest = parts.values[:, best].argmax(axis=0)
+    return [parts.names[k] for k in highest.tolist()]
 
 
-def _explained(
-    made_of: Mapping[str, retrieval.Floats], best: selection.Places
-) -> list[dict[str, float]]:
-    columns = [part[best].tolist() for part in made_of.values()]
-    return [dict(zip(made_of, row, strict=True)) for row in zip(*columns, strict=True)]
+def _explained(made_of: retrieval.Parts, best: selection.Places) -> list[dict[str, float]]:
+    rows = made_of.values[:, best].T.tolist()
+    return [dict(zip(made_of.names, row, strict=True)) for row in rows]
 
 
 class _Stopwatch:

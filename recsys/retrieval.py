@@ -1,6 +1,6 @@
 """Retrieval: from a bundle and a session to the candidates worth ranking."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,31 +41,44 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """rows: int32 [n], ascending.
+    """What the asked sources propose.
 
-    scores: source -> float32 [n], the source's score over its best, 0 where it did not propose the
-    row. ranks: source -> float32 [n], 0 for its best, its number of candidates where not proposed.
-    tops: source -> its best score as it was, 0 where it proposed nothing.
+    rows: int32 [n], ascending. scores: float32 [sources, n], a source's scores over its best, 0
+    where it did not propose the row. ranks: float32 [sources, n], 0 for its best, its number of
+    candidates where not proposed. tops: float32 [sources], its best score as it was, 0 where it
+    proposed nothing.
     """
 
+    sources: tuple[str, ...]
     rows: Rows
-    scores: dict[str, Floats]
-    ranks: dict[str, Floats]
-    tops: dict[str, float]
+    scores: Floats
+    ranks: Floats
+    tops: Floats
+
+    def asked(self, source: str) -> int | None:
+        """Where a source stands among those asked."""
+        return self.sources.index(source) if source in self.sources else None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What scores were made from. values: float32 [names, n]."""
+
+    names: tuple[str, ...]
+    values: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """Candidates with their final scores. rows: int32 [n], ascending. scores: [n].
 
-    parts: name -> float32 [n]; the highest names the reason for an item. made_of: name ->
-    float32 [n], what each score was made from.
+    parts: the highest of an item names the reason for it. made_of: what each score was made from.
     """
 
     rows: Rows
     scores: NDArray[np.floating]
-    parts: Mapping[str, Floats]
-    made_of: Mapping[str, Floats]
+    parts: Parts
+    made_of: Parts
 
 
 def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Profile:
@@ -175,12 +188,7 @@ def retrieve(
         np.array([len(found) for found, _ in proposed.values()], dtype=np.int64),
         np.array([getattr(wanted, name) for name in proposed], dtype=np.float32),
     )
-    return Candidates(
-        rows,
-        dict(zip(proposed, scores, strict=True)),
-        dict(zip(proposed, ranks, strict=True)),
-        dict(zip(proposed, tops.tolist(), strict=True)),
-    )
+    return Candidates(tuple(proposed), rows, scores, ranks, tops)
 
 
 def alone(bundle: Bundle, who: Profile, source: str, at_least: int) -> Ranked:
@@ -190,7 +198,7 @@ def alone(bundle: Bundle, who: Profile, source: str, at_least: int) -> Ranked:
     rows = np.unique(np.concatenate([filling, found]))
     scores = np.full(len(rows), values.min() - 1 if len(values) else 0, dtype=np.float32)
     scores[np.searchsorted(rows, found)] = values
-    parts = {source: scores}
+    parts = Parts((source,), scores[None])
     return Ranked(rows, scores, parts, parts)
 
 

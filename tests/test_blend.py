@@ -22,7 +22,8 @@ def bundle() -> Bundle:
 
 
 def parts(bundle: Bundle, session: Session) -> dict[str, retrieval.Floats]:
-    return dict(blend.rank(bundle, retrieval.profile(bundle, session), 20).parts)
+    parts = blend.rank(bundle, retrieval.profile(bundle, session), 20).parts
+    return dict(zip(parts.names, parts.values, strict=True))
 
 
 def test_the_best_of_every_part_counts_its_weight(bundle: Bundle) -> None:

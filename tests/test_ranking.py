@@ -1,10 +1,15 @@
 """The feature table."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from recsys import ranking, retrieval
 from recsys.bundle import Bundle
+from recsys.config import TransitionsConfig
+from recsys.interactions import Sequences
+from recsys.models import transitions
 from recsys.training import train
 from tests.synthetic import small_config
 from tests.test_recommend import session_of
@@ -44,3 +49,29 @@ def test_going_back_is_told_in_events(bundle: Bundle) -> None:
     assert told["late_repeats"] == [1, 1, 1]
     assert told["run"] == [1, 1, 1]
     assert told["events_since_last_visit"] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("kept", [2, 4, 40])
+def test_links_are_read_from_either_side(kept: int) -> None:
+    """However many transitions an item keeps, the shares are those in its table and in the
+    candidate's, as many as a plain search finds."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(2, 9, 200)
+    sequences = Sequences(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        rng.integers(0, 30, lengths.sum()).astype(np.int32),
+    )
+    config = TransitionsConfig(neighbours=kept, window=2)
+    table = transitions.fit(sequences, 30, config)
+    dense = np.zeros((30, 30), dtype=np.float32)
+    for row, (near, shares) in enumerate(zip(table.neighbours, table.shares, strict=True)):
+        dense[row, near[near >= 0]] = shares[near >= 0]
+    for last, second in itertools.product(range(30), repeat=2):
+        rows = np.sort(rng.choice(30, 12, replace=False)).astype(np.int32)
+        links = np.zeros((4, len(rows)), dtype=np.float32)
+        recent = np.array([last, second], dtype=np.int32)
+        ranking._links(links, table.neighbours, table.shares, rows, recent)
+        np.testing.assert_array_equal(links[0], dense[last, rows])
+        np.testing.assert_array_equal(links[1], dense[second, rows])
+        np.testing.assert_array_equal(links[2], dense[rows, last])
+        np.testing.assert_array_equal(links[3], (dense[[last, second]][:, rows] > 0).sum(axis=0))

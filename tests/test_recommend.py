@@ -224,7 +224,7 @@ def either(request: pytest.FixtureRequest) -> Bundle:
     """A bundle whose lists the blend ranks, and one whose lists a forest ranks."""
     name = "bundle" if request.param == "blend" else "ranked"
     found: Bundle = request.getfixturevalue(name)
-    assert bool(len(found.forest.roots)) == (request.param == "ranker")
+    assert bool(len(found.forest.leaves)) == (request.param == "ranker")
     return found
 
 

@@ -56,7 +56,7 @@ def ablation(
     figures: "metric@k" -> mean. difference: the same less that with all parts, with its 95 %
     interval, sessions drawn whole. microseconds: median of a request, less that with all parts.
     """
-    if not len(bundle.forest.roots):
+    if not len(bundle.forest.leaves):
         return []
     settings = replace(bundle.config.ranker, requests=min(REQUESTS, bundle.config.ranker.requests))
     try:

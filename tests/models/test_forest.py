@@ -1,8 +1,11 @@
 """The compiled forest against LightGBM itself."""
 
-import numpy as np
+from dataclasses import replace
 
-from recsys.config import RankerConfig
+import numpy as np
+import pytest
+
+from recsys.config import ConfigError, RankerConfig
 from recsys.models import forest
 
 CONFIG = RankerConfig(trees=30, leaves=15, min_leaf=5)
@@ -22,15 +25,19 @@ def data(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return table, labels, groups
 
 
-def test_scores_equal_lightgbms_to_1e_9() -> None:
-    """On 2,000 fresh rows and on the thresholds themselves nothing differs."""
+@pytest.mark.parametrize("leaves", [2, 15, 32, 64])
+def test_scores_equal_lightgbms_to_1e_9(leaves: int) -> None:
+    """On 2,000 fresh rows and on the thresholds themselves nothing differs, be a tree's leaves few
+    or as many as may be."""
     table, labels, groups = data(1)
     names = [f"f{k}" for k in range(6)]
-    booster = forest._booster(table, labels, groups, names, CONFIG, 1, 1, lambda: None)
+    config = replace(CONFIG, leaves=leaves)
+    booster = forest._booster(table, labels, groups, names, config, 1, 1, lambda: None)
     compiled = forest.compiled(booster)
+    assert compiled.leaves.shape == (CONFIG.trees, leaves)
     rng = np.random.default_rng(2)
     fresh = rng.normal(size=(2000, 6)).astype(np.float32)
-    splits = compiled.threshold[compiled.feature >= 0].astype(np.float32)
+    splits = compiled.threshold
     fresh[:500] = rng.choice(splits, (500, 6))
     theirs = booster.predict(fresh.astype(np.float64))
     np.testing.assert_allclose(
@@ -60,3 +67,20 @@ def test_it_is_reproducible() -> None:
     one, two = (forest.fit(*data(1), names, CONFIG, 1, threads)[0] for threads in (1, 2))
     assert one.threshold.tobytes() == two.threshold.tobytes()
     assert one.feature.tobytes() == two.feature.tobytes()
+
+
+def test_more_leaves_than_a_number_has_bits_are_refused() -> None:
+    """The text names the setting and its highest value."""
+    with pytest.raises(ConfigError, match=r"ranker\.leaves: must be at most 64, got 65"):
+        RankerConfig(leaves=65)
+
+
+def test_trees_without_a_split_add_their_only_leaf() -> None:
+    """Where no feature tells rows apart, all of them get what LightGBM gives them."""
+    table, labels, groups = data(1)
+    table[:] = 0
+    names = [f"f{k}" for k in range(6)]
+    booster = forest._booster(table, labels, groups, names, CONFIG, 1, 1, lambda: None)
+    theirs = booster.predict(table[:5].astype(np.float64))
+    scores = forest.scores(forest.compiled(booster), np.ascontiguousarray(table[:5].T))
+    np.testing.assert_allclose(scores, theirs, rtol=0, atol=1e-9)
