@@ -73,6 +73,9 @@ class EmbeddingConfig:
     # log.
     embedding_size: int = 1024
     epochs: int = 0  # 0: as many as the model needs, see EPOCHS
+    # svd only: exponents of an item's and of a visitor's degree in the normalisation.
+    degree_power: float = 0.4
+    length_power: float = 0.3
     reg: float = 1.0  # ridge weight of ALS and of its and BPR's fold-in
     alpha: float = 20.0  # ALS confidence of one view
     learning_rate: float = 0.05  # bpr only

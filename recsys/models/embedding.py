@@ -49,7 +49,7 @@ def fit(
             f"or lower alpha (now {config.alpha})"
         )
     if config.model == "svd":
-        return Embedding(factors, np.zeros((0, 0), dtype=np.float32), svd.shares(matrix))
+        return Embedding(factors, np.zeros((0, 0), dtype=np.float32), svd.shares(matrix, config))
     wide = factors.astype(np.float64)
     gram = wide.T @ wide + config.reg * np.eye(factors.shape[1])
     return Embedding(factors, np.linalg.inv(gram).astype(np.float32), NONE)
@@ -61,7 +61,7 @@ def fold_in(
     """The visitor vector, as the embedding was trained.
 
     rows: int32 [n], distinct item rows. confidence: float32 [n], > 0. Returns float32 [d].
-    svd: the projection of the visitor's normalised row, c D_i^-1/2 V / (sum c)^1/2.
+    svd: the projection of the visitor's row, c D_i^-b V, whose length ranks nothing.
     The others: the x that solves (Yᵀ Y + reg I + Yₛᵀ (C - I) Yₛ) x = Yₛᵀ C 1. With P the projector
     and G = Yₛ P Yₛᵀ, the Woodbury identity gives x = P Yₛᵀ (I + (C - I) G)⁻¹ C 1: an n x n system
     instead of d x d. Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback
@@ -71,9 +71,8 @@ def fold_in(
     if not len(rows):
         return np.zeros(embedding.item_factors.shape[1], dtype=np.float32)
     if len(embedding.shares):
-        row = confidence * embedding.shares[rows] / np.sqrt(confidence.sum())
-        projection: NDArray[np.float32] = (row @ y).astype(np.float32, copy=False)
-        return projection
+        projection: NDArray[np.float32] = (confidence * embedding.shares[rows]) @ y
+        return projection.astype(np.float32, copy=False)
     projected = y @ embedding.projector
     system = (confidence - 1.0)[:, None] * (projected @ y.T)
     system.flat[:: len(rows) + 1] += 1.0

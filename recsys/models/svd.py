@@ -1,9 +1,11 @@
 """SVD: the leading item vectors of the degree-normalised matrix.
 
-With R~ = D_u^-1/2 R D_i^-1/2, a visitor's scores are r~ V Vᵀ D_i^1/2: the ideal low-pass filter of
-the graph of visitors and items. Sources: Cremonesi, Koren, Turrin, "Performance of recommender
-algorithms on top-N recommendation tasks", RecSys 2010 (PureSVD); Shen et al., "How powerful is
-graph convolution for recommendation?", CIKM 2021 (the normalisation).
+With R~ = D_u^-a R D_i^-b, a visitor's scores are r~ V Vᵀ D_i^b: the ideal low-pass filter of the
+graph of visitors and items. Sources: Cremonesi, Koren, Turrin, "Performance of recommender
+algorithms on top-N recommendation tasks", RecSys 2010 (PureSVD, a = b = 0); Shen et al., "How
+powerful is graph convolution for recommendation?", CIKM 2021 (a = b = 1/2). In between is best: a
+visitor of many items, and an item of many visitors, count for more than one of few, but not for as
+much more as they have.
 """
 
 from collections.abc import Callable
@@ -32,7 +34,7 @@ def fit(
     threads: int,  # noqa: ARG001  # BLAS decides: the products are its own
     tick: Callable[[], None],
 ) -> Floats:
-    """Item factors D_i^1/2 V, float32 [items, d]; d is embedding_size, less for a small or thin
+    """Item factors D_i^b V, float32 [items, d]; d is embedding_size, less for a small or thin
     matrix.
 
     Subspace iteration from a seeded start, ``epochs`` times over the matrix: any shape, progress
@@ -40,8 +42,8 @@ def fit(
     """
     damped = _damped(matrix)
     visitors = np.maximum(np.asarray(damped.sum(axis=1)).ravel(), 1e-6)
-    root = np.sqrt(_degrees(damped))
-    normalised = sparse.diags_array(visitors.astype(np.float32) ** -0.5) @ damped
+    root = _degrees(damped) ** np.float32(config.degree_power)
+    normalised = sparse.diags_array(visitors.astype(np.float32) ** -config.length_power) @ damped
     normalised = sparse.csr_matrix(normalised @ sparse.diags_array(1 / root), dtype=np.float32)
     transposed = sparse.csr_matrix(normalised.T)
     d = min(config.embedding_size, _most(matrix))
@@ -63,10 +65,10 @@ def _most(matrix: sparse.csr_matrix) -> int:
     return max(1, int(min(SHARE * min(matrix.shape), PER_ITEM * mean_items)))
 
 
-def shares(matrix: sparse.csr_matrix) -> Floats:
-    """What each item adds of its own factors to a visitor: D_i^-1, as D_i^-1/2 V is D_i^-1 of the
+def shares(matrix: sparse.csr_matrix, config: EmbeddingConfig) -> Floats:
+    """What each item adds of its own factors to a visitor: D_i^-2b, as D_i^-b V is D_i^-2b of the
     factors; float32 [items]."""
-    inverse: Floats = np.reciprocal(_degrees(_damped(matrix)))
+    inverse: Floats = _degrees(_damped(matrix)) ** np.float32(-2 * config.degree_power)
     return inverse
 
 

@@ -104,7 +104,11 @@ _EPOCHS = _fit(Setting("embedding.epochs", 5, 30, log=True, whole=True))
 
 # By its model: what this one does not know is not searched.
 EMBEDDING: dict[str, tuple[Setting, ...]] = {
-    "svd": _SIZE,
+    "svd": _fit(
+        *_SIZE,
+        Setting("embedding.degree_power", 0.0, 0.7),
+        Setting("embedding.length_power", 0.0, 0.7),
+    ),
     "als": _fit(
         *(_SIZE + _EPOCHS),
         Setting("embedding.reg", 0.01, 100.0, log=True),

@@ -80,19 +80,28 @@ def test_fold_in_of_nothing_is_zero(model: str, board) -> None:
     assert not nothing.any()
 
 
-def test_svd_scores_are_the_projection_of_the_normalised_matrix() -> None:
-    """A known visitor's scores are r~ V Vᵀ D^1/2 with the leading vectors V of numpy's SVD."""
+@pytest.mark.parametrize(("length_power", "degree_power"), [(0.0, 0.0), (0.5, 0.5), (0.3, 0.4)])
+def test_svd_scores_are_the_projection_of_the_normalised_matrix(
+    length_power: float, degree_power: float
+) -> None:
+    """A visitor's scores are r D^-b V Vᵀ D^b with the leading vectors V of numpy's SVD."""
     rng = np.random.default_rng(0)
     taste = rng.random((120, 4)) @ rng.random((4, 90))
     dense = rng.poisson(taste * (rng.random(taste.shape) < 0.5)).astype(np.float32)
     dense = dense[dense.sum(axis=1) > 0]
-    config = EmbeddingConfig(model="svd", embedding_size=5, epochs=60)
+    config = EmbeddingConfig(
+        model="svd",
+        embedding_size=5,
+        epochs=60,
+        length_power=length_power,
+        degree_power=degree_power,
+    )
     model = embedding.fit(sparse.csr_matrix(dense), config, seed=1, threads=1)
     damped = np.log1p(dense)
     visitors, items = damped.sum(axis=1, keepdims=True), np.maximum(damped.sum(axis=0), 1e-6)
-    normalised = damped / np.sqrt(visitors * items)
-    leading = np.linalg.svd(normalised)[2][:5].T
-    truth = normalised @ leading @ leading.T * np.sqrt(items)
+    scale = items**degree_power
+    leading = np.linalg.svd(damped / (visitors**length_power * scale))[2][:5].T
+    truth = damped / scale @ leading @ leading.T * scale
     for visitor in range(len(dense)):
         rows = np.flatnonzero(dense[visitor]).astype(np.int32)
         scores = model.item_factors @ embedding.fold_in(model, rows, damped[visitor, rows])
