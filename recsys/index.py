@@ -23,7 +23,8 @@ class Index:
         self.factors = factors
         self.approximate = approximate
         # Whether what it keeps of the vectors is less than they are, and so its inner products.
-        self.coarse = approximate is not None and not isinstance(approximate, faiss.IndexHNSWFlat)
+        whole = (faiss.IndexHNSWFlat, faiss.IndexIVFFlat)
+        self.coarse = approximate is not None and not isinstance(approximate, whole)
 
     def search(
         self, vector: NDArray[np.float32], k: int
@@ -49,8 +50,9 @@ def build(factors: NDArray[np.float32], config: IndexConfig, seed: int) -> Index
         return Index(factors)
     with _one_thread():
         approximate = _empty(factors, config)
-        if config.kind == "ivfpq":
+        if isinstance(approximate, faiss.IndexIVF):
             approximate.cp.seed = seed
+        if isinstance(approximate, faiss.IndexIVFPQ):
             approximate.pq.cp.seed = seed
         if not approximate.is_trained:
             approximate.train(factors)
@@ -89,7 +91,7 @@ def load(factors: NDArray[np.float32], path: Path) -> Index:
 
 def _empty(factors: NDArray[np.float32], config: IndexConfig) -> Any:
     items, d = factors.shape
-    if config.kind in ("auto", "hnsw"):
+    if config.kind == "hnsw":
         graph = faiss.IndexHNSWFlat(d, config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = config.hnsw_build
         graph.hnsw.efSearch = config.hnsw_search
@@ -97,14 +99,18 @@ def _empty(factors: NDArray[np.float32], config: IndexConfig) -> Any:
     if config.kind == "sq8":
         kind = faiss.ScalarQuantizer.QT_8bit
         return faiss.IndexScalarQuantizer(d, kind, faiss.METRIC_INNER_PRODUCT)
-    lists = config.ivf_lists or max(1, min(int(4 * items**0.5), items // 39))
-    if items < 256:
+    if config.kind == "ivfpq" and items < 256:
         raise ConfigError(
             f"index.kind: ivfpq needs 256 items or more, the log has {items}: use exact"
         )
-    parts = next(m for m in range(min(config.pq_subvectors, d), 0, -1) if d % m == 0)
-    quantizer = faiss.IndexFlatIP(d)
-    ivf = faiss.IndexIVFPQ(quantizer, d, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
+    # FAISS wants 39 vectors for each centre.
+    lists = config.ivf_lists or max(1, min(int(config.ivf_density * items**0.5), items // 39))
+    centres = faiss.IndexFlatIP(d)
+    if config.kind == "ivfpq":
+        parts = next(m for m in range(min(config.pq_subvectors, d), 0, -1) if d % m == 0)
+        ivf: Any = faiss.IndexIVFPQ(centres, d, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
+    else:
+        ivf = faiss.IndexIVFFlat(centres, d, lists, faiss.METRIC_INNER_PRODUCT)
     ivf.nprobe = config.ivf_probes
     return ivf
 

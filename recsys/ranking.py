@@ -311,31 +311,51 @@ def source_features(source: str) -> frozenset[str]:
 def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
     """The features a bundle's ranker knows, float32 [features, candidates], in its order."""
     names = tuple(bundle.facts.features)
-    context, plan = Context.of(bundle, who, candidates), _plan(names)
+    context, plan = Context.of(bundle, who, candidates), _plan(names, candidates.sources)
     table = np.empty((len(names), len(candidates.rows)), dtype=np.float32)
-    table[plan.into] = context.columns[plan.columns]
+    blocks = (context.columns, candidates.scores, candidates.ranks)
+    for block, (into, taken) in zip(blocks, plan.blocks, strict=True):
+        table[into] = block[taken]
     for k, feature in plan.others:
         table[k] = feature(context)
     return table
 
 
+Places = NDArray[np.intp]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a table is filled: rows ``into`` from ``columns`` at once, the others one by one."""
+    """How a table is filled: at once from blocks, and the other features one by one.
 
-    into: NDArray[np.intp]
-    columns: NDArray[np.intp]
+    blocks: rows of the table and the rows of a block that go there; the blocks are the columns of
+    the context, and scores and ranks of the asked sources.
+    """
+
+    blocks: tuple[tuple[Places, Places], ...]
     others: tuple[tuple[int, Feature], ...]
 
 
 @lru_cache
-def _plan(names: tuple[str, ...]) -> Plan:
-    into = [k for k, name in enumerate(names) if name in COLUMN]
-    return Plan(
-        np.array(into, dtype=np.intp),
-        np.array([COLUMN[names[k]] for k in into], dtype=np.intp),
-        tuple((k, FEATURES[name]) for k, name in enumerate(names) if name not in COLUMN),
+def _plan(names: tuple[str, ...], sources: tuple[str, ...]) -> Plan:
+    blocks = (
+        COLUMN,
+        {f"{source}_score": k for k, source in enumerate(sources)},
+        {f"{source}_rank": k for k, source in enumerate(sources)},
     )
+    filled = [
+        [(k, block[name]) for k, name in enumerate(names) if name in block] for block in blocks
+    ]
+    done = {k for pairs in filled for k, _ in pairs}
+    return Plan(
+        tuple(_places(pairs) for pairs in filled),
+        tuple((k, FEATURES[name]) for k, name in enumerate(names) if k not in done),
+    )
+
+
+def _places(pairs: list[tuple[int, int]]) -> tuple[Places, Places]:
+    into, taken = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    return into, taken
 
 
 def uses_ranker(bundle: Bundle, who: Profile) -> bool:

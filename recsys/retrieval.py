@@ -135,6 +135,8 @@ def _item_knn(bundle: Bundle, who: Profile, k: int) -> Scored:
 
 
 def _item_knn_past(bundle: Bundle, who: Profile, k: int) -> Scored:
+    if not len(who.past[0]):
+        return NOTHING
     return item_knn.propose(bundle.item_knn, *who.past, k)
 
 
@@ -235,6 +237,8 @@ def merge(first: Scored, second: Scored) -> Scored:
 
 
 def _best(rows: Rows, scores: Floats, k: int) -> Scored:
+    if not len(rows):
+        return NOTHING
     order = np.lexsort((rows, -scores))[:k]
     return rows[order], scores[order]
 

@@ -62,7 +62,7 @@ def test_the_same_log_configuration_and_seed_give_the_same_version(bundle: Bundl
     assert setting.version != bundle.version
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "sq8"])
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "sq8"])
 def test_an_approximate_index_travels_with_its_recall(kind: str, registry: Registry) -> None:
     """The measured recall is stored, the index loads from its file."""
     bundle = train(checkerboard(), small_config(index={"kind": kind, "recall_at": 5}))

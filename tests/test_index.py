@@ -8,7 +8,7 @@ import pytest
 from recsys import index as faiss_index
 from recsys.config import IndexConfig
 
-KINDS = ["exact", "hnsw", "ivfpq", "sq8"]
+KINDS = ["exact", "ivf", "hnsw", "ivfpq", "sq8"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_saved_index_answers_the_same(factors: np.ndarray, kind: str, tmp_path
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivfpq", "sq8"])
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_building_twice_gives_the_same_file(factors: np.ndarray, kind: str, tmp_path: Path) -> None:
     """The same factors and seed give the same bytes."""
     files = []

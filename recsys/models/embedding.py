@@ -71,8 +71,9 @@ def fold_in(
     if not len(rows):
         return np.zeros(embedding.item_factors.shape[1], dtype=np.float32)
     if len(embedding.shares):
-        projection: NDArray[np.float32] = (confidence * embedding.shares[rows]) @ y
-        return projection.astype(np.float32, copy=False)
+        row = (confidence * embedding.shares[rows]).astype(np.float32, copy=False)
+        projection: NDArray[np.float32] = row @ y
+        return projection
     projected = y @ embedding.projector
     system = (confidence - 1.0)[:, None] * (projected @ y.T)
     system.flat[:: len(rows) + 1] += 1.0
