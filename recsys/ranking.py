@@ -16,6 +16,7 @@ from recsys.retrieval import Candidates, Parts, Profile, Ranked, joint_fold_in, 
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Places = NDArray[np.intp]
 
 LOOK_BACK = 6  # last items of the session that candidates are compared with
 NEVER = 50.0  # events since an item was touched, where it was not
@@ -313,49 +314,49 @@ def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Float
     names = tuple(bundle.facts.features)
     context, plan = Context.of(bundle, who, candidates), _plan(names, candidates.sources)
     table = np.empty((len(names), len(candidates.rows)), dtype=np.float32)
-    blocks = (context.columns, candidates.scores, candidates.ranks)
-    for block, (into, taken) in zip(blocks, plan.blocks, strict=True):
-        table[into] = block[taken]
+    for block, taken in zip(
+        (context.columns, candidates.scores, candidates.ranks), plan.taken, strict=True
+    ):
+        _place(table, block, taken)
     for k, feature in plan.others:
         table[k] = feature(context)
     return table
-
-
-Places = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a table is filled: at once from blocks, and the other features one by one.
 
-    blocks: rows of the table and the rows of a block that go there; the blocks are the columns of
-    the context, and scores and ranks of the asked sources.
+    taken: intp [rows of a block], where each goes in the table, -1 for nowhere; the blocks are the
+    columns of the context, and scores and ranks of the asked sources.
     """
 
-    blocks: tuple[tuple[Places, Places], ...]
+    taken: tuple[Places, Places, Places]
     others: tuple[tuple[int, Feature], ...]
 
 
 @lru_cache
 def _plan(names: tuple[str, ...], sources: tuple[str, ...]) -> Plan:
     blocks = (
-        COLUMN,
-        {f"{source}_score": k for k, source in enumerate(sources)},
-        {f"{source}_rank": k for k, source in enumerate(sources)},
+        tuple(COLUMN),
+        tuple(f"{source}_score" for source in sources),
+        tuple(f"{source}_rank" for source in sources),
     )
-    filled = [
-        [(k, block[name]) for k, name in enumerate(names) if name in block] for block in blocks
-    ]
-    done = {k for pairs in filled for k, _ in pairs}
-    return Plan(
-        tuple(_places(pairs) for pairs in filled),
-        tuple((k, FEATURES[name]) for k, name in enumerate(names) if k not in done),
+    place = {name: k for k, name in enumerate(names)}
+    columns, scores, ranks = (
+        np.array([place.get(name, -1) for name in block], dtype=np.intp) for block in blocks
     )
+    filled = {name for block in blocks for name in block}
+    others = tuple((k, FEATURES[name]) for name, k in place.items() if name not in filled)
+    return Plan((columns, scores, ranks), others)
 
 
-def _places(pairs: list[tuple[int, int]]) -> tuple[Places, Places]:
-    into, taken = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
-    return into, taken
+@njit(cache=True)
+def _place(table: Floats, block: Floats, into: Places) -> None:
+    """Rows of a block into those of a table; -1 for nowhere."""
+    for row in range(len(block)):
+        if into[row] >= 0:
+            table[into[row]] = block[row]
 
 
 def uses_ranker(bundle: Bundle, who: Profile) -> bool:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
+from recsys.config import RetrievalConfig
 from recsys.models import item_knn, session_embedding, session_knn, transitions
 from recsys.models.embedding import fold_in
 from recsys.session import Session
@@ -176,21 +178,26 @@ def retrieve(
     The ``at_least`` most popular items are always among them, so that a list can be filled
     whatever the rules take out. sources: only these propose; empty: all.
     """
-    wanted = bundle.config.retrieval
-    proposed = {
-        name: source(bundle, who, getattr(wanted, name))
-        for name, source in SOURCES.items()
-        if getattr(wanted, name) and (not sources or name in sources)
-    }
-    rows, scores, ranks, tops = _merged(
-        min(at_least, len(bundle.items)),
-        who.live[0],
-        np.concatenate([NOTHING[0], *(found for found, _ in proposed.values())]),
-        np.concatenate([NOTHING[1], *(values for _, values in proposed.values())]),
-        np.array([len(found) for found, _ in proposed.values()], dtype=np.int64),
-        np.array([getattr(wanted, name) for name in proposed], dtype=np.float32),
-    )
-    return Candidates(tuple(proposed), rows, scores, ranks, tops)
+    names, numbers = _asked(bundle.config.retrieval, sources)
+    wanted = numbers.tolist()
+    found = [SOURCES[name](bundle, who, k) for name, k in zip(names, wanted, strict=True)]
+    counts = [len(rows) for rows, _ in found]
+    filling, own = min(at_least, len(bundle.items)), who.live[0]
+    everything = np.concatenate([NOTHING[0], *(rows for rows, _ in found)])
+    values = np.concatenate([NOTHING[1], *(scores for _, scores in found)])
+    merged = _merged(filling, own, everything, values, np.array(counts, dtype=np.int64), numbers)
+    return Candidates(names, *merged)
+
+
+@lru_cache
+def _asked(
+    config: RetrievalConfig, sources: tuple[str, ...]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The sources that are on and among ``sources`` (empty: all), with how many each is asked for,
+    int64."""
+    on = {name: getattr(config, name) for name in SOURCES}
+    names = tuple(name for name, k in on.items() if k and (not sources or name in sources))
+    return names, np.array([on[name] for name in names], dtype=np.int64)
 
 
 def alone(bundle: Bundle, who: Profile, source: str, at_least: int) -> Ranked:
@@ -214,6 +221,8 @@ def joint_fold_in(bundle: Bundle, who: Profile) -> Floats:
 
 
 def _known(rows: Rows, weights: Floats) -> Scored:
+    if not len(rows):
+        return NOTHING
     known = rows >= 0
     return rows[known], weights[known]
 
@@ -250,7 +259,7 @@ def _merged(
     found: Rows,
     values: Floats,
     counts: NDArray[np.int64],
-    missing: Floats,
+    missing: NDArray[np.int64],
 ) -> tuple[Rows, Floats, Floats, Floats]:
     """The union of filling rows, own rows and what the sources found, one after another.
 
