@@ -176,7 +176,9 @@ def _scores(
     table: Floats,
 ) -> Doubles:
     features, rows = table.shape
-    values = np.zeros((features, rows), np.float32)
+    # Whole eights, as many as go through a split at once; the last ones may be of zeros.
+    wide = -(-rows // 8) * 8
+    values = np.zeros((features, wide), np.float32)
     for column in range(features):
         for row in range(rows):
             if abs(table[column, row]) > ZERO:
@@ -184,13 +186,13 @@ def _scores(
     total = np.zeros(rows, np.float64)
     one = remaining.dtype.type(1)
     everything = ~remaining.dtype.type(0)
-    left = np.empty(rows, remaining.dtype)
+    left = np.empty(wide, remaining.dtype)
     for tree in range(len(leaves)):
         left[:] = everything
         for split in range(starts[tree], starts[tree + 1]):
             column = values[feature[split]]
             bound, bits = threshold[split], remaining[split]
-            for row in range(rows):
+            for row in range(wide):
                 left[row] &= bits if column[row] > bound else everything
         for row in range(rows):
             lowest = np.uint64(left[row] & (everything - left[row] + one))
