@@ -1,7 +1,6 @@
 """Engine: what a worker process serves from: the active bundle, the store, the settings."""
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Callable
@@ -53,8 +52,6 @@ class Engine:
             return
         telemetry.bundle_swapped(self.bundle.version if self.bundle else None, version)
         self.bundle, self.flaw = bundle, None
-        # What is alive now stays: the collector need not walk through it between requests.
-        gc.freeze()
         logger.info("serving bundle %s", version)
 
     async def watch(self) -> None:

@@ -79,7 +79,7 @@ def latency(bundle: Bundle, _train: Log, asked: list[Sample]) -> Record:
     every = max(1, len(asked) // (LATENCY_REQUESTS + LATENCY_WARM))
     chosen = asked[::every][: LATENCY_REQUESTS + LATENCY_WARM]
     sessions = [sample.moment.session(bundle.config) for sample in chosen]
-    gc.freeze()  # as the server does when it has loaded a bundle
+    gc.freeze()  # as a worker does before it serves
     taken = []
     for session in sessions:
         start = time.perf_counter_ns()
