@@ -148,7 +148,7 @@ AT_REQUEST = frozenset(
 )
 
 RANKER = (
-    Setting("ranker.trees", 40, 250, log=True, whole=True),
+    Setting("ranker.trees", 40, 400, log=True, whole=True),
     Setting("ranker.leaves", 8, 63, log=True, whole=True),
     Setting("ranker.learning_rate", 0.03, 0.3, log=True),
     Setting("ranker.min_leaf", 10, 500, log=True, whole=True),
