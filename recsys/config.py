@@ -147,7 +147,7 @@ class IndexConfig:
     hnsw_search: int = 64  # efSearch; more is searched where more is asked for
     ivf_lists: int = 0  # 0: ivf_density * sqrt(items)
     ivf_density: float = 1.25
-    ivf_probes: int = 6
+    ivf_probes: int = 4
     pq_subvectors: int = 32  # bytes per vector before re-scoring
     recall_at: int = 100  # depth at which recall against exact is measured
     recall_queries: int = 1000

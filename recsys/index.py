@@ -7,6 +7,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from recsys.config import ConfigError, IndexConfig
@@ -36,12 +37,29 @@ class Index:
             products, rows = faiss.knn(query, self.factors, k, metric=faiss.METRIC_INNER_PRODUCT)
         else:
             products, rows = self.approximate.search(query, k)
+        if not self.coarse:
+            return _in_order(rows[0], products[0])
         found = rows[0][rows[0] >= 0].astype(np.int32)
-        scores: NDArray[np.float32] = products[0, : len(found)]
-        if self.coarse:
-            scores = self.factors[found] @ vector
+        scores: NDArray[np.float32] = self.factors[found] @ vector
         order = np.lexsort((found, -scores))
         return found[order], scores[order]
+
+
+@njit(cache=True)
+def _in_order(
+    rows: NDArray[np.int64], products: NDArray[np.float32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Rows with descending products, those of equal ones ascending; -1 stands for none."""
+    found = np.empty(len(rows), np.int32)
+    n = 0
+    while n < len(rows) and rows[n] >= 0:
+        at = n
+        while at > 0 and products[at - 1] == products[n] and found[at - 1] > rows[n]:
+            found[at] = found[at - 1]
+            at -= 1
+        found[at] = rows[n]
+        n += 1
+    return found[:n], products[:n].copy()
 
 
 def build(factors: NDArray[np.float32], config: IndexConfig, seed: int) -> Index:

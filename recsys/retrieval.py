@@ -224,7 +224,7 @@ def _known(rows: Rows, weights: Floats) -> Scored:
     if not len(rows):
         return NOTHING
     known = rows >= 0
-    return rows[known], weights[known]
+    return (rows, weights) if known.all() else (rows[known], weights[known])
 
 
 def _history(bundle: Bundle, user: int) -> Scored:

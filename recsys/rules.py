@@ -9,6 +9,8 @@ from recsys.bundle import Bundle
 from recsys.config import Placement
 from recsys.session import Session
 
+NOTHING = np.zeros(0, dtype=np.int32)
+
 
 def excluded(
     bundle: Bundle,
@@ -28,6 +30,8 @@ def excluded(
     if leaves_out_bought:
         held = (session.past.types, session.current.types)
         out.update(item for types in held for item in types if "purchase" in types[item])
+    if not out and not (leaves_out_bought and user >= 0):
+        return NOTHING
     # Plain sets: they are small, and numpy's would cost more than all the rest.
     rows = set(bundle.items.rows(list(out)).tolist()) if out else set()
     if leaves_out_bought and user >= 0:

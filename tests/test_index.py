@@ -1,5 +1,6 @@
 """Every kind of index against brute-force numpy."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,16 @@ def test_asking_for_more_than_there_is(factors: np.ndarray) -> None:
     """k beyond the catalogue gives the whole catalogue."""
     index = faiss_index.build(factors[:5], IndexConfig(), seed=1)
     assert sorted(index.search(factors[0], 20)[0].tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_scores_are_in_order_of_rows(kind: str) -> None:
+    """Of items with the same factors the first comes first, whatever FAISS makes of them."""
+    rng = np.random.default_rng(4)
+    factors = np.repeat(rng.normal(size=(60, 16)), 5, axis=0).astype("f4")
+    factors = factors[rng.permutation(len(factors))]
+    index = faiss_index.build(factors, IndexConfig(kind=kind, ivf_lists=4, ivf_probes=4), seed=1)
+    for query in factors[:20]:
+        rows, scores = index.search(query, 30)
+        for one, other in itertools.pairwise(range(len(rows))):
+            assert (-scores[one], rows[one]) < (-scores[other], rows[other])
