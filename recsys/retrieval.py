@@ -91,11 +91,11 @@ def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Prof
     rows = bundle.items.rows(names)
     touched = len(names) - len(past.items)
     sequence = rows[:touched]
-    # The session's distinct items all stand in its sequence, so each id is looked up once.
-    row_of = dict(
-        zip(names[len(anchors) : touched], sequence[len(anchors) :].tolist(), strict=True)
-    )
-    own = np.fromiter(map(row_of.__getitem__, current.items), np.int32, len(current.items))
+    own = sequence[len(anchors) :]
+    if len(current.items) < len(own):
+        # Some came again. All stand in the sequence, so each id is looked up once.
+        row_of = dict(zip(names[len(anchors) : touched], own.tolist(), strict=True))
+        own = np.fromiter(map(row_of.__getitem__, current.items), np.int32, len(current.items))
     live = _known(own, current.weights)
     if anchor is not None:
         live = merge(_known(sequence[:1], np.ones(1, dtype=np.float32)), live)
@@ -224,7 +224,7 @@ def _known(rows: Rows, weights: Floats) -> Scored:
     if not len(rows):
         return NOTHING
     known = rows >= 0
-    return (rows, weights) if known.all() else (rows[known], weights[known])
+    return rows[known], weights[known]
 
 
 def _history(bundle: Bundle, user: int) -> Scored:
