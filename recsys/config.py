@@ -212,10 +212,10 @@ class RankerConfig:
     tail: float = 0.0
     requests: int = 60_000  # of the tail, at most
     min_requests: int = 1_000  # with fewer the blend ranks
-    trees: int = 200
+    trees: int = 100
     leaves: int = 31  # of a tree, 64 at most; fewer where there is less than leaf_requests for each
     leaf_requests: int = 500
-    learning_rate: float = 0.06
+    learning_rate: float = 0.1
     min_leaf: int = 50  # candidates
 
     def __post_init__(self) -> None:
