@@ -7,6 +7,7 @@ version must be equal.
 
 import argparse
 import select
+import socket
 import sys
 import time
 from collections import Counter
@@ -146,8 +147,16 @@ def _pairs(
                 yield _Pair(moment, request, online, recommend(bundle, session, request))
 
 
+def _readable(sock: socket.socket) -> bool:
+    """Whether there is something to read, or the end of it. Not select(): it knows no descriptor
+    beyond 1023."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _post(connection: HTTPConnection, path: str, payload: Any) -> Any:
-    if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+    if connection.sock is not None and _readable(connection.sock):
         # Something to read before anything was asked: the server ended the idle connection, as it
         # does after seconds; the request opens another.
         connection.close()
