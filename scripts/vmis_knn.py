@@ -154,7 +154,8 @@ def _recommend(
         row = query[place]
         if (query[:place] == row).any():
             continue
-        weight = (len(query) - place) / distinct
+        # Whole numbers until all are summed, so that equal sums are equal in whatever order.
+        weight = len(query) - place
         for j in range(starts[row], starts[row + 1]):
             session = np.int64(postings[j])
             if similarity[session] > 0:
@@ -168,7 +169,7 @@ def _recommend(
             else:
                 break  # all that follow are older still
     latest_first = np.sort(np.array(held))[::-1]
-    near = similarity[latest_first]
+    near = similarity[latest_first] / distinct
     order = np.argsort(-near, kind="mergesort")[:k]
     similarity[latest_first] = 0
     voted = [np.int32(0) for _ in range(0)]

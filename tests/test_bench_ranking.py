@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 import ranking_figures
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from vmis_knn import Parameters, VmisKnn, reciprocal_rank, tuned
 
@@ -56,6 +56,9 @@ def published_votes(
 
 
 @settings(max_examples=60, deadline=None)
+@example(
+    [[1, 4], [0, 1, 3], [0, 1, 3], [1, 4], [1, 4]], [0, 2, 1, 3, 4], 4
+)  # 1 + .6 = .2 + .6 + .8
 @given(SESSIONS, st.lists(st.integers(0, ITEMS - 1), max_size=8), st.integers(1, 5))
 def test_the_yardstick_is_vmis_knn(
     sessions: list[list[int]], query: list[int], neighbours: int
