@@ -55,6 +55,7 @@ COLUMN: dict[str, int] = {
         )
     )
 }
+COLUMNS = len(COLUMN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +391,7 @@ def _columns(
     signs: Floats,
 ) -> Floats:
     """The features of COLUMN for rows (ascending), float32 [COLUMN, rows]."""
-    columns = np.zeros((26, len(rows)), np.float32)
+    columns = np.zeros((COLUMNS, len(rows)), np.float32)
     recent = sequence[:LOOK_BACK]
     _cosines(columns[0:4], vectors, rows, recent, taste)
     _links(columns[4:8], neighbours, shares, rows, recent)

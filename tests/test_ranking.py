@@ -32,6 +32,18 @@ def test_a_source_that_is_not_asked_has_proposed_nothing(bundle: Bundle) -> None
     assert np.min(table["transitions_rank"]) == 0
 
 
+@pytest.mark.parametrize("sources", [(), ("transitions", "session_knn")])
+def test_the_table_holds_what_each_feature_says(bundle: Bundle, sources: tuple[str, ...]) -> None:
+    """What is filled at once is, row by row, what the function of that name gives."""
+    who = retrieval.profile(bundle, session_of("i3", "i1", "i2", "i1"))
+    candidates = retrieval.retrieve(bundle, who, 5, sources)
+    context = ranking.Context.of(bundle, who, candidates)
+    table = ranking.feature_table(bundle, who, candidates)
+    for name, row in zip(bundle.facts.features, table, strict=True):
+        told = np.broadcast_to(ranking.FEATURES[name](context), row.shape)
+        np.testing.assert_array_equal(row, told.astype(np.float32), err_msg=name)
+
+
 def test_going_back_is_told_in_events(bundle: Bundle) -> None:
     """A visitor who went i3, i1, i2, i1 is back at i1 for the second time."""
     who = retrieval.profile(bundle, session_of("i3", "i1", "i2", "i1"))
