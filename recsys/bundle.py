@@ -18,6 +18,7 @@ from recsys.config import Config, ConfigError, config_from_dict
 from recsys.events import InputError
 from recsys.index import Index
 from recsys.interactions import History, IdMap
+from recsys.models.continuations import Continuations
 from recsys.models.embedding import Embedding
 from recsys.models.forest import Forest
 from recsys.models.item_knn import ItemKnn
@@ -26,7 +27,7 @@ from recsys.models.session_embedding import SessionEmbedding
 from recsys.models.session_knn import SessionKnn
 from recsys.models.transitions import Transitions
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"
@@ -75,6 +76,7 @@ class Bundle:
     embedding: Embedding
     item_knn: ItemKnn
     transitions: Transitions
+    continuations: Continuations
     session_knn: SessionKnn
     session_embedding: SessionEmbedding
     forest: Forest
@@ -105,6 +107,7 @@ PARTS: dict[str, type[Any]] = {
     "embedding": Embedding,
     "item_knn": ItemKnn,
     "transitions": Transitions,
+    "continuations": Continuations,
     "session_knn": SessionKnn,
     "session_embedding": SessionEmbedding,
     "forest": Forest,

@@ -109,6 +109,13 @@ class TransitionsConfig:
 
 
 @dataclass(frozen=True)
+class ContinuationsConfig:
+    events_per_item: int = 1000  # the most recent ones are looked at
+    context: int = 4  # events before that are compared, on either side
+    decay: float = 0.7  # weight kept per event further back, on either side
+
+
+@dataclass(frozen=True)
 class SessionKnnConfig:
     sessions_per_item: int = 1000  # the most recent ones are indexed
     neighbours: int = 300  # sessions that vote
@@ -270,6 +277,7 @@ class Config:
     embedding: EmbeddingConfig = EmbeddingConfig()
     item_knn: ItemKnnConfig = ItemKnnConfig()
     transitions: TransitionsConfig = TransitionsConfig()
+    continuations: ContinuationsConfig = ContinuationsConfig()
     session_knn: SessionKnnConfig = SessionKnnConfig()
     session_embedding: SessionEmbeddingConfig = SessionEmbeddingConfig()
     index: IndexConfig = IndexConfig()

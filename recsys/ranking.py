@@ -9,13 +9,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
-from recsys.models import forest
+from recsys.models import continuations, forest
 from recsys.models.popularity import POPULARITY
 from recsys.models.tally import capacity, slot
 from recsys.retrieval import Candidates, Parts, Profile, Ranked, joint_fold_in, retrieve
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Longs = NDArray[np.int64]
 Places = NDArray[np.intp]
 
 LOOK_BACK = 6  # last items of the session that candidates are compared with
@@ -34,6 +35,12 @@ COLUMN: dict[str, int] = {
             "share_after_second",
             "share_back",
             "links_from_session",
+            "next_share",
+            "next_but_one_share",
+            "before_share",
+            "alike_next_share",
+            "alike_next_but_one_share",
+            "alike_next",
             "times_touched",
             "events_since_touched",
             "events_since_first_touched",
@@ -76,6 +83,7 @@ class Context:
 
     @classmethod
     def of(cls, bundle: Bundle, who: Profile, candidates: Candidates) -> "Context":
+        past, settings = bundle.continuations, bundle.config.continuations
         columns = _columns(
             candidates.rows,
             who.sequence,
@@ -84,6 +92,11 @@ class Context:
             who.taste,
             bundle.transitions.neighbours,
             bundle.transitions.shares,
+            past.trail,
+            past.starts,
+            past.places,
+            settings.context,
+            settings.decay,
             bundle.popularity.signs,
         )
         return cls(bundle, who, candidates, columns)
@@ -130,6 +143,40 @@ def share_back(c: Context) -> Floats:
 def links_from_session(c: Context) -> Floats:
     """How many of the last items have a transition here: agreement of several."""
     return c.column("links_from_session")
+
+
+def next_share(c: Context) -> Floats:
+    """Share of the last item's past events after which the candidate came right away: no softening
+    by distance, so it tells a step from a neighbourhood."""
+    return c.column("next_share")
+
+
+def next_but_one_share(c: Context) -> Floats:
+    """Share of the last item's past events after which the candidate came next but one."""
+    return c.column("next_but_one_share")
+
+
+def before_share(c: Context) -> Floats:
+    """Share of the candidate's past events after which the last item came right away: the step from
+    its side."""
+    return c.column("before_share")
+
+
+def alike_next_share(c: Context) -> Floats:
+    """As next_share, each past event counting by how alike the way to it was: who came to the item
+    the same way goes on the same way."""
+    return c.column("alike_next_share")
+
+
+def alike_next_but_one_share(c: Context) -> Floats:
+    """As next_but_one_share, each past event counting by how alike the way to it was."""
+    return c.column("alike_next_but_one_share")
+
+
+def alike_next(c: Context) -> Floats:
+    """Past events after which the candidate came right away, summed by how alike the way to them
+    was: how much a share stands on."""
+    return c.column("alike_next")
 
 
 def times_touched(c: Context) -> Floats:
@@ -280,6 +327,14 @@ LEARNED_SOURCES = (
 GROUPS: dict[str, dict[str, Feature]] = {
     "cosines": _named(session_cosine, last_cosine, second_cosine, highest_cosine),
     "links": _named(share_after_last, share_after_second, share_back, links_from_session),
+    "continuations": _named(
+        next_share,
+        next_but_one_share,
+        before_share,
+        alike_next_share,
+        alike_next_but_one_share,
+        alike_next,
+    ),
     "touches": _named(
         times_touched, events_since_touched, events_since_first_touched, led_to_last, followed_last
     ),
@@ -388,21 +443,43 @@ def _columns(
     taste: Floats,
     neighbours: Rows,
     shares: Floats,
+    trail: Rows,
+    starts: Longs,
+    places: Rows,
+    context: int,
+    decay: float,
     signs: Floats,
 ) -> Floats:
     """The features of COLUMN for rows (ascending), float32 [COLUMN, rows]."""
     columns = np.zeros((COLUMNS, len(rows)), np.float32)
     recent = sequence[:LOOK_BACK]
+    keys, at = _slots(rows)
     _cosines(columns[0:4], vectors, rows, recent, taste)
-    _links(columns[4:8], neighbours, shares, rows, recent)
-    _touched(columns[8:13], rows, sequence)
+    _links(columns[4:8], neighbours, shares, rows, recent, keys, at)
+    if len(sequence):
+        continuations.count(
+            columns[8:14], trail, starts, places, sequence, rows, keys, at, context, decay
+        )
+    _touched(columns[14:19], rows, sequence)
     for n in range(len(rows)):
         for sign in range(signs.shape[1]):
-            columns[13 + sign, n] = signs[rows[n], sign]
+            columns[19 + sign, n] = signs[rows[n], sign]
     if len(sequence):
-        _shape(columns[19:25], sequence, distinct)
-        columns[25] = signs[sequence[0], POPULARITY]
+        _shape(columns[25:31], sequence, distinct)
+        columns[31] = signs[sequence[0], POPULARITY]
     return columns
+
+
+@njit(cache=True)
+def _slots(rows: Rows) -> tuple[Rows, Rows]:
+    """Where each row stands among rows, by `slot`: keys, and the places of what they hold."""
+    keys = np.full(capacity(len(rows)), -1, np.int32)
+    at = np.empty(len(keys), np.int32)
+    for n in range(len(rows)):
+        found = slot(keys, rows[n])
+        keys[found] = rows[n]
+        at[found] = n
+    return keys, at
 
 
 @njit(cache=True, fastmath=True)
@@ -433,40 +510,39 @@ def _cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Floa
 
 
 @njit(cache=True)
-def _links(out: Floats, neighbours: Rows, shares: Floats, rows: Rows, recent: Rows) -> None:
-    """Share last -> row, second last -> row, row -> last, and how many recent items lead to row."""
+def _links(
+    out: Floats, neighbours: Rows, shares: Floats, rows: Rows, recent: Rows, keys: Rows, at: Rows
+) -> None:
+    """Share last -> row, second last -> row, row -> last, and how many recent items lead to row.
+
+    keys, at: of `_slots`.
+    """
     if len(recent) == 0:
         return
     width = neighbours.shape[1]
-    keys = np.full(capacity(len(rows)), -1, np.int32)
-    places = np.empty(len(keys), np.int32)
     after_last = np.zeros(len(rows), np.bool_)
-    for n in range(len(rows)):
-        at = slot(keys, rows[n])
-        keys[at] = rows[n]
-        places[at] = n
     for place in range(len(recent)):
         for j in range(width):
             near = neighbours[recent[place], j]
             if near < 0:
                 break
-            at = slot(keys, near)
-            if keys[at] == near:
-                out[3, places[at]] += 1
+            found = slot(keys, near)
+            if keys[found] == near:
+                out[3, at[found]] += 1
                 if place < 2:
-                    out[place, places[at]] = shares[recent[place], j]
-                    after_last[places[at]] |= place == 0
+                    out[place, at[found]] = shares[recent[place], j]
+                    after_last[at[found]] |= place == 0
     # Transitions are kept on both sides, so that an item which has not dropped any has all of them.
     last = recent[0]
     complete = neighbours[last, width - 1] < 0
     for n in range(len(rows)):
         if complete and not after_last[n]:
             continue
-        at = -1
+        back = -1
         for j in range(width):  # to the end: so several are compared at once
-            at = max(at, j if neighbours[rows[n], j] == last else -1)
-        if at >= 0:
-            out[2, n] = shares[rows[n], at]
+            back = max(back, j if neighbours[rows[n], j] == last else -1)
+        if back >= 0:
+            out[2, n] = shares[rows[n], back]
 
 
 @njit(cache=True)

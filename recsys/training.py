@@ -22,6 +22,7 @@ from recsys.events import InputError
 from recsys.interactions import NoInteractionsError, fold
 from recsys.logs import Log, log_from_frame
 from recsys.models import (
+    continuations,
     embedding,
     forest,
     item_knn,
@@ -94,6 +95,8 @@ def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bund
         neighbours = item_knn.fit(data.by_session, config.item_knn, threads, in_order)
     with stages.of(prefix + "transitions"):
         table = transitions.fit(sequences, items, config.transitions)
+    with stages.of(prefix + "continuations"):
+        trail = continuations.fit(sequences, items, config.continuations)
     with stages.of(prefix + "session_knn"):
         sessions = session_knn.fit(sequences, items, config.session_knn)
     epochs = config.session_embedding.epochs
@@ -127,6 +130,7 @@ def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bund
         embedding=vectors,
         item_knn=neighbours,
         transitions=table,
+        continuations=trail,
         session_knn=sessions,
         session_embedding=encoder,
         forest=forest.EMPTY,
