@@ -1,19 +1,28 @@
 """Blend: ranking by weighted parts, where no ranker applies.
 
-It needs no order of events and little data. Every part is over its highest value in the request,
-so that one set of weights makes sense for every log, visitor and model.
+It needs no order of events and little data. Every part is over its highest value among the
+items that may be shown, so that one set of weights makes sense for every log, visitor and model:
+what a visitor has already scores far above all that they may want, in some parts more than in
+others.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.models import item_knn
 from recsys.models.popularity import POPULARITY
 from recsys.retrieval import Floats, Parts, Profile, Ranked, Rows, Scored, joint_fold_in
 
+# What neighbours of the past count without a session, of what those of a session count: a long past
+# is told better by the embedding.
+PAST_ALONE = 0.7
 
-def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
+
+def rank(bundle: Bundle, who: Profile, at_least: int, out: Rows) -> Ranked:
     """Candidates of every part but the embedding, each scored by every part.
+
+    out: rows that may not be shown, ascending; they are candidates too, but no measure.
 
     The embedding only scores: what it would add to the neighbours of a visitor's items is rarely
     right, and finding it is the dearest step. The ``at_least`` most popular items are always among
@@ -35,7 +44,8 @@ def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
         "recent": bundle.popularity.recent[rows] * np.float32(bundle.facts.in_order),
     }
     weights = _weights(bundle, who)
-    parts = [np.float32(weights[name]) * _relative(part) for name, part in values.items()]
+    shown = _others(rows, out)
+    parts = [np.float32(weights[name]) * _relative(part, shown) for name, part in values.items()]
     made_of = Parts(tuple(values), np.stack(parts))
     return Ranked(rows, made_of.values.sum(axis=0), made_of, made_of)
 
@@ -43,7 +53,9 @@ def rank(bundle: Bundle, who: Profile, at_least: int) -> Ranked:
 def _weights(bundle: Bundle, who: Profile) -> dict[str, float]:
     """The configured weights; without a session the past speaks in its place."""
     weights = bundle.config.blend.weights
-    return weights if len(who.live[0]) else {**weights, "item_knn_past": weights["item_knn"]}
+    if len(who.live[0]):
+        return weights
+    return {**weights, "item_knn_past": PAST_ALONE * weights["item_knn"]}
 
 
 def _spread(rows: Rows, scored: Scored) -> Floats:
@@ -53,7 +65,17 @@ def _spread(rows: Rows, scored: Scored) -> Floats:
     return values
 
 
-def _relative(part: Floats) -> Floats:
-    """A part over its highest value; as it is where none is positive."""
-    highest = part.max(initial=0)
+def _others(rows: Rows, out: Rows) -> NDArray[np.bool_]:
+    """Which of ascending rows are not in out, ascending too."""
+    others = np.ones(len(rows), dtype=np.bool_)
+    at = np.searchsorted(rows, out)
+    held = at < len(rows)
+    at = at[held]
+    others[at[rows[at] == out[held]]] = False
+    return others
+
+
+def _relative(part: Floats, shown: NDArray[np.bool_]) -> Floats:
+    """A part over its highest value of those shown; as it is where none is positive."""
+    highest = part.max(initial=0, where=shown)
     return part / highest if highest > 0 else part

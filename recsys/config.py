@@ -110,7 +110,7 @@ class TransitionsConfig:
 
 @dataclass(frozen=True)
 class ContinuationsConfig:
-    events_per_item: int = 1000  # the most recent ones are looked at
+    events_per_item: int = 500  # the most recent ones are looked at
     context: int = 4  # events before that are compared, on either side
     decay: float = 0.7  # weight kept per event further back, on either side
 
@@ -176,8 +176,8 @@ class RetrievalConfig:
     popular: int = 10
 
 
-# Each part is over its highest value in the request. item_knn_past counts beside a session; without
-# one it has item_knn's weight.
+# Each part is over its highest value of what may be shown. item_knn_past counts beside a session;
+# without one it has most of item_knn's weight.
 BLEND = {
     "embedding": 1.0,
     "item_knn": 1.0,

@@ -33,7 +33,6 @@ COLUMN: dict[str, int] = {
             "highest_cosine",
             "share_after_last",
             "share_after_second",
-            "share_back",
             "links_from_session",
             "next_share",
             "next_but_one_share",
@@ -133,11 +132,6 @@ def share_after_last(c: Context) -> Floats:
 def share_after_second(c: Context) -> Floats:
     """Share of the last but one item's transitions that lead here."""
     return c.column("share_after_second")
-
-
-def share_back(c: Context) -> Floats:
-    """Share of the candidate's transitions that lead to the last item: the link from its side."""
-    return c.column("share_back")
 
 
 def links_from_session(c: Context) -> Floats:
@@ -326,7 +320,7 @@ LEARNED_SOURCES = (
 # Features that no single source gives, in groups that an ablation takes out together.
 GROUPS: dict[str, dict[str, Feature]] = {
     "cosines": _named(session_cosine, last_cosine, second_cosine, highest_cosine),
-    "links": _named(share_after_last, share_after_second, share_back, links_from_session),
+    "links": _named(share_after_last, share_after_second, links_from_session),
     "continuations": _named(
         next_share,
         next_but_one_share,
@@ -455,18 +449,18 @@ def _columns(
     recent = sequence[:LOOK_BACK]
     keys, at = _slots(rows)
     _cosines(columns[0:4], vectors, rows, recent, taste)
-    _links(columns[4:8], neighbours, shares, rows, recent, keys, at)
+    _links(columns[4:7], neighbours, shares, recent, keys, at)
     if len(sequence):
         continuations.count(
-            columns[8:14], trail, starts, places, sequence, rows, keys, at, context, decay
+            columns[7:13], trail, starts, places, sequence, rows, keys, at, context, decay
         )
-    _touched(columns[14:19], rows, sequence)
+    _touched(columns[13:18], rows, sequence)
     for n in range(len(rows)):
         for sign in range(signs.shape[1]):
-            columns[19 + sign, n] = signs[rows[n], sign]
+            columns[18 + sign, n] = signs[rows[n], sign]
     if len(sequence):
-        _shape(columns[25:31], sequence, distinct)
-        columns[31] = signs[sequence[0], POPULARITY]
+        _shape(columns[24:30], sequence, distinct)
+        columns[30] = signs[sequence[0], POPULARITY]
     return columns
 
 
@@ -511,38 +505,22 @@ def _cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Floa
 
 @njit(cache=True)
 def _links(
-    out: Floats, neighbours: Rows, shares: Floats, rows: Rows, recent: Rows, keys: Rows, at: Rows
+    out: Floats, neighbours: Rows, shares: Floats, recent: Rows, keys: Rows, at: Rows
 ) -> None:
-    """Share last -> row, second last -> row, row -> last, and how many recent items lead to row.
+    """Share last -> row, second last -> row, and how many recent items lead to row.
 
     keys, at: of `_slots`.
     """
-    if len(recent) == 0:
-        return
-    width = neighbours.shape[1]
-    after_last = np.zeros(len(rows), np.bool_)
     for place in range(len(recent)):
-        for j in range(width):
+        for j in range(neighbours.shape[1]):
             near = neighbours[recent[place], j]
             if near < 0:
                 break
             found = slot(keys, near)
             if keys[found] == near:
-                out[3, at[found]] += 1
+                out[2, at[found]] += 1
                 if place < 2:
                     out[place, at[found]] = shares[recent[place], j]
-                    after_last[at[found]] |= place == 0
-    # Transitions are kept on both sides, so that an item which has not dropped any has all of them.
-    last = recent[0]
-    complete = neighbours[last, width - 1] < 0
-    for n in range(len(rows)):
-        if complete and not after_last[n]:
-            continue
-        back = -1
-        for j in range(width):  # to the end: so several are compared at once
-            back = max(back, j if neighbours[rows[n], j] == last else -1)
-        if back >= 0:
-            out[2, n] = shares[rows[n], back]
 
 
 @njit(cache=True)

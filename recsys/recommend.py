@@ -69,7 +69,7 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     named = (*request.exclude, request.item_id) if request.item_id else request.exclude
     out = rules.excluded(bundle, session, placement, who.user, named)
     clock.lap("rules")
-    ranked = _ranked(bundle, who, placement, _filling(out, request.n), depth + len(out))
+    ranked = _ranked(bundle, who, placement, request.n, depth, out)
     clock.lap("rank")
     # Rows ascend by popularity, so ties go to the more popular.
     best = selection.best(ranked.rows, ranked.scores, out, depth)
@@ -116,18 +116,23 @@ def _filling(out: NDArray[np.int32], n: int) -> int:
 
 
 def _ranked(
-    bundle: Bundle, who: retrieval.Profile, placement: Placement, at_least: int, depth: int
+    bundle: Bundle,
+    who: retrieval.Profile,
+    placement: Placement,
+    n: int,
+    depth: int,
+    out: NDArray[np.int32],
 ) -> retrieval.Ranked:
-    """Candidates with scores, as the placement wants them ranked.
+    """Candidates with scores, as the placement wants them ranked; n of them may be shown.
 
-    at_least: popular items among them. depth: how many a source alone is asked for; several
-    together propose enough to choose from.
+    depth: how many that may be shown a source alone is asked for; several together propose enough
+    to choose from. out: rows that may not be shown, ascending.
     """
     if placement.ranking in retrieval.SOURCES:
-        return retrieval.alone(bundle, who, placement.ranking, depth)
+        return retrieval.alone(bundle, who, placement.ranking, depth + len(out))
     if _uses_ranker(bundle, who, placement):
-        return ranking.rank(bundle, who, at_least, placement.sources)
-    return blend.rank(bundle, who, at_least)
+        return ranking.rank(bundle, who, _filling(out, n), placement.sources)
+    return blend.rank(bundle, who, _filling(out, n), out)
 
 
 def _uses_ranker(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from recsys import blend, retrieval
@@ -9,6 +10,7 @@ from recsys.bundle import Bundle
 from recsys.config import BlendConfig
 from recsys.events import Event
 from recsys.recommend import Request, recommend
+from recsys.rules import NOTHING
 from recsys.session import Session
 from recsys.training import train
 from tests.synthetic import checkerboard, small_config
@@ -22,7 +24,7 @@ def bundle() -> Bundle:
 
 
 def parts(bundle: Bundle, session: Session) -> dict[str, retrieval.Floats]:
-    parts = blend.rank(bundle, retrieval.profile(bundle, session), 20).parts
+    parts = blend.rank(bundle, retrieval.profile(bundle, session), 20, NOTHING).parts
     return dict(zip(parts.names, parts.values, strict=True))
 
 
@@ -34,12 +36,28 @@ def test_the_best_of_every_part_counts_its_weight(bundle: Bundle) -> None:
 
 
 def test_without_a_session_the_past_speaks_in_its_place(bundle: Bundle) -> None:
-    """Neighbours of the past weigh what those of the session would; with one, their own weight."""
+    """Neighbours of the past weigh most of what those of the session would; with one, their own."""
     weights = bundle.config.blend.weights
     usual = parts(bundle, Session(user_id="u1"))
-    assert usual["item_knn_past"].max() == pytest.approx(weights["item_knn"])
+    assert usual["item_knn_past"].max() == pytest.approx(blend.PAST_ALONE * weights["item_knn"])
     assert not usual["item_knn"].any()
     assert weights["item_knn_past"] < weights["item_knn"]
+
+
+def test_what_may_not_be_shown_is_no_measure(bundle: Bundle) -> None:
+    """The best of what may be shown reaches the weight; what is out may be above it."""
+    factors = np.random.default_rng(0).random(bundle.embedding.item_factors.shape, dtype=np.float32)
+    uneven = dataclasses.replace(bundle.embedding, item_factors=factors)
+    bundle = dataclasses.replace(bundle, embedding=uneven)
+    who = retrieval.profile(bundle, VIEWING)
+    usual = blend.rank(bundle, who, 20, NOTHING)
+    place = usual.parts.names.index("embedding")
+    taken = usual.parts.values[place] >= np.sort(usual.parts.values[place])[-3]
+    out = np.append(usual.rows[taken], np.int32(10**6))  # one that is no candidate
+    embedding = blend.rank(bundle, who, 20, out).parts.values[place]
+    weight = bundle.config.blend.weights["embedding"]
+    assert embedding[~taken].max() == pytest.approx(weight)
+    assert embedding[taken].min() > weight
 
 
 def test_nobody_has_no_part_but_popularity(bundle: Bundle) -> None:
@@ -53,7 +71,7 @@ def test_own_items_are_candidates_however_rare(bundle: Bundle) -> None:
     few = BlendConfig(item_knn=1, popular=1)
     small = dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, blend=few))
     who = retrieval.profile(small, Session(user_id="u1"))
-    assert set(who.past[0].tolist()) <= set(blend.rank(small, who, 0).rows.tolist())
+    assert set(who.past[0].tolist()) <= set(blend.rank(small, who, 0, NOTHING).rows.tolist())
 
 
 def test_scale_of_the_embedding_does_not_matter(bundle: Bundle) -> None:

@@ -64,9 +64,8 @@ def test_going_back_is_told_in_events(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("kept", [2, 4, 40])
-def test_links_are_read_from_either_side(kept: int) -> None:
-    """However many transitions an item keeps, the shares are those in its table and in the
-    candidate's, as many as a plain search finds."""
+def test_links_are_those_in_the_table(kept: int) -> None:
+    """However many transitions an item keeps, shares and links are what a plain search finds."""
     rng = np.random.default_rng(3)
     lengths = rng.integers(2, 9, 200)
     sequences = Sequences(
@@ -80,11 +79,9 @@ def test_links_are_read_from_either_side(kept: int) -> None:
         dense[row, near[near >= 0]] = shares[near >= 0]
     for last, second in itertools.product(range(30), repeat=2):
         rows = np.sort(rng.choice(30, 12, replace=False)).astype(np.int32)
-        links = np.zeros((4, len(rows)), dtype=np.float32)
+        links = np.zeros((3, len(rows)), dtype=np.float32)
         recent = np.array([last, second], dtype=np.int32)
-        slots = ranking._slots(rows)
-        ranking._links(links, table.neighbours, table.shares, rows, recent, *slots)
+        ranking._links(links, table.neighbours, table.shares, recent, *ranking._slots(rows))
         np.testing.assert_array_equal(links[0], dense[last, rows])
         np.testing.assert_array_equal(links[1], dense[second, rows])
-        np.testing.assert_array_equal(links[2], dense[rows, last])
-        np.testing.assert_array_equal(links[3], (dense[[last, second]][:, rows] > 0).sum(axis=0))
+        np.testing.assert_array_equal(links[2], (dense[[last, second]][:, rows] > 0).sum(axis=0))
