@@ -93,9 +93,10 @@ class Plan:
         return Stage("sources", WEIGH, settings, self._by_ranker(ranked), *self.by_ranker)
 
     def ranker(self, ranked: Ranked, config: Config) -> Stage:
-        """The numbers of candidates of the sources that are on, and the ranker's own settings."""
+        """The numbers of candidates of the sources that are on, and what the ranker learns from and
+        how."""
         on = [s for s in self._for_ranker() if value_of(config, f"retrieval.{s}")]
-        settings = (*map(candidates_of, on), *space.RANKER)
+        settings = (*map(candidates_of, on), *space.CONTINUATIONS, *space.RANKER)
         return Stage("ranker", RANKER, settings, self._by_ranker(ranked), *self.by_ranker)
 
     def _ranked(self, question: Question) -> bool:

@@ -1,7 +1,7 @@
 """Ranked: the pipeline with its ranker, trained on the head again and again over the same sources.
 
-A trial changes how many candidates the sources give and how the ranker is trained; the sources
-themselves are fitted once, as training fits them.
+A trial changes how many candidates the sources give, what continuations compare and how the ranker
+is trained; the sources themselves are fitted once, as training fits them.
 """
 
 from collections import OrderedDict
@@ -34,8 +34,8 @@ class Ranked:
         self._bundles: OrderedDict[Any, Bundle] = OrderedDict()
 
     def bundle(self, config: Config) -> Bundle:
-        """What training gives for another [retrieval] and [ranker]."""
-        key = (config.retrieval, config.ranker)
+        """What training gives for another [retrieval], [ranker], and context of [continuations]."""
+        key = (config.retrieval, config.continuations, config.ranker)
         if key not in self._bundles:
             self._bundles[key] = self._trained(config)
             if len(self._bundles) > REMEMBERED:
@@ -51,7 +51,7 @@ class Ranked:
         return replace(self.whole, config=config, forest=ranker.forest, facts=facts)
 
     def _examples_of(self, config: Config) -> training.Examples:
-        key = config.retrieval
+        key = (config.retrieval, config.continuations)
         if key not in self._examples:
             few = replace(config.ranker, requests=min(config.ranker.requests, REQUESTS))
             config = replace(config, ranker=few)

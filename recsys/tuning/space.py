@@ -147,6 +147,12 @@ AT_REQUEST = frozenset(
     if not setting.fit
 )
 
+# Features of the ranker that are no source's.
+CONTINUATIONS = (
+    Setting("continuations.context", 1, 8, log=True, whole=True),
+    Setting("continuations.decay", 0.3, 1.0),
+)
+
 RANKER = (
     Setting("ranker.trees", 40, 400, log=True, whole=True),
     Setting("ranker.leaves", 8, 63, log=True, whole=True),
