@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from recsys.bundle import Bundle
 from recsys.models import item_knn
 from recsys.models.popularity import POPULARITY
-from recsys.retrieval import Floats, Parts, Profile, Ranked, Rows, Scored, joint_fold_in
+from recsys.retrieval import Floats, Parts, Profile, Ranked, Rows, Scored, filling, joint_fold_in
 
 # What neighbours of the past count without a session, of what those of a session count: a long past
 # is told better by the embedding.
 PAST_ALONE = 0.7
 
 
-def rank(bundle: Bundle, who: Profile, at_least: int, out: Rows) -> Ranked:
+def rank(bundle: Bundle, who: Profile, n: int, out: Rows) -> Ranked:
     """Candidates of every part but the embedding, each scored by every part.
 
-    out: rows that may not be shown, ascending; they are candidates too, but no measure.
+    out: rows that may not be shown, ascending; they may be candidates, but are no measure.
 
     The embedding only scores: what it would add to the neighbours of a visitor's items is rarely
-    right, and finding it is the dearest step. The ``at_least`` most popular items are always among
-    the candidates, so that a list can be filled whatever the rules take out.
+    right, and finding it is the dearest step. Popular items are always among the candidates, so
+    many that n may be shown.
     """
     config = bundle.config.blend
-    popular = min(len(bundle.items), max(config.popular, at_least))
+    popular = min(len(bundle.items), max(config.popular, filling(out, n)))
     recent = bundle.popularity.recent_order[: config.popular]
     near = item_knn.propose(bundle.item_knn, *who.live, config.item_knn)
     near_past = item_knn.propose(bundle.item_knn, *who.past, config.item_knn)

@@ -416,9 +416,12 @@ def uses_ranker(bundle: Bundle, who: Profile) -> bool:
     return bool(len(who.sequence) or (len(who.past[0]) and bundle.facts.openings))
 
 
-def rank(bundle: Bundle, who: Profile, at_least: int, sources: tuple[str, ...] = ()) -> Ranked:
-    """The candidates of the sources (empty: all), ranked by the forest."""
-    candidates = retrieve(bundle, who, at_least, sources)
+def rank(bundle: Bundle, who: Profile, n: int, out: Rows, sources: tuple[str, ...] = ()) -> Ranked:
+    """The candidates of the sources (empty: all), ranked by the forest.
+
+    n, out: that many candidates are not among the rows that may not be shown, ascending.
+    """
+    candidates = retrieve(bundle, who, n, out, sources)
     table = feature_table(bundle, who, candidates)
     return Ranked(
         candidates.rows,

@@ -106,15 +106,6 @@ def similar(bundle: Bundle, item_id: str, n: int = 20) -> Recommendation:
     return recommend(bundle, Session(), Request(n=n, item_id=item_id, placement="discover"))
 
 
-def _filling(out: NDArray[np.int32], n: int) -> int:
-    """How many of the most popular rows hold n that may be shown. out: rows that may not."""
-    for row in out.tolist():  # ascending, as popularity descends
-        if row >= n:
-            break
-        n += 1
-    return n
-
-
 def _ranked(
     bundle: Bundle,
     who: retrieval.Profile,
@@ -131,8 +122,8 @@ def _ranked(
     if placement.ranking in retrieval.SOURCES:
         return retrieval.alone(bundle, who, placement.ranking, depth + len(out))
     if _uses_ranker(bundle, who, placement):
-        return ranking.rank(bundle, who, _filling(out, n), placement.sources)
-    return blend.rank(bundle, who, _filling(out, n), out)
+        return ranking.rank(bundle, who, n, out, placement.sources)
+    return blend.rank(bundle, who, n, out)
 
 
 def _uses_ranker(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> bool:

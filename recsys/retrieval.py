@@ -18,7 +18,8 @@ Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Scored = tuple[Rows, Floats]  # rows and their scores
 
-NOTHING: Scored = (np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32))
+NO_ROWS: Rows = np.zeros(0, dtype=np.int32)
+NOTHING: Scored = (NO_ROWS, np.zeros(0, dtype=np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,22 +172,35 @@ SOURCES: dict[str, Callable[[Bundle, Profile, int], Scored]] = {
 
 
 def retrieve(
-    bundle: Bundle, who: Profile, at_least: int, sources: tuple[str, ...] = ()
+    bundle: Bundle, who: Profile, n: int, out: Rows = NO_ROWS, sources: tuple[str, ...] = ()
 ) -> Candidates:
     """The union of what each source proposes, and the session's own items.
 
-    The ``at_least`` most popular items are always among them, so that a list can be filled
-    whatever the rules take out. sources: only these propose; empty: all.
+    n: so many, where there are, may be shown: the most popular items fill up. out: rows that may
+    not, ascending. sources: only these propose; empty: all.
     """
     names, numbers = _asked(bundle.config.retrieval, sources)
     wanted = numbers.tolist()
     found = [SOURCES[name](bundle, who, k) for name, k in zip(names, wanted, strict=True)]
-    counts = [len(rows) for rows, _ in found]
-    filling, own = min(at_least, len(bundle.items)), who.live[0]
+    counts = np.array([len(rows) for rows, _ in found], dtype=np.int64)
     everything = np.concatenate([NOTHING[0], *(rows for rows, _ in found)])
     values = np.concatenate([NOTHING[1], *(scores for _, scores in found)])
-    merged = _merged(filling, own, everything, values, np.array(counts, dtype=np.int64), numbers)
+    own = who.live[0]
+    merged = _merged(0, own, everything, values, counts, numbers)
+    if len(merged[0]) < n + len(out):
+        popular = min(filling(out, n), len(bundle.items))
+        merged = _merged(popular, own, everything, values, counts, numbers)
     return Candidates(names, *merged)
+
+
+def filling(out: Rows, n: int) -> int:
+    """How many of the most popular rows hold n that may be shown. out: rows that may not,
+    ascending."""
+    for row in out.tolist():  # as popularity descends
+        if row >= n:
+            break
+        n += 1
+    return n
 
 
 @lru_cache

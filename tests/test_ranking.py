@@ -24,7 +24,7 @@ def bundle() -> Bundle:
 def test_a_source_that_is_not_asked_has_proposed_nothing(bundle: Bundle) -> None:
     """Its rank is the worst and its score 0, as the forest learned for what it did not find."""
     who = retrieval.profile(bundle, session_of("i2", "i3"))
-    candidates = retrieval.retrieve(bundle, who, 0, ("transitions",))
+    candidates = retrieval.retrieve(bundle, who, 0, sources=("transitions",))
     features = ranking.feature_table(bundle, who, candidates)
     table = dict(zip(bundle.facts.features, features, strict=True))
     assert set(table["session_knn_rank"]) == {bundle.config.retrieval.session_knn}
@@ -36,7 +36,7 @@ def test_a_source_that_is_not_asked_has_proposed_nothing(bundle: Bundle) -> None
 def test_the_table_holds_what_each_feature_says(bundle: Bundle, sources: tuple[str, ...]) -> None:
     """What is filled at once is, row by row, what the function of that name gives."""
     who = retrieval.profile(bundle, session_of("i3", "i1", "i2", "i1"))
-    candidates = retrieval.retrieve(bundle, who, 5, sources)
+    candidates = retrieval.retrieve(bundle, who, 5, sources=sources)
     context = ranking.Context.of(bundle, who, candidates)
     table = ranking.feature_table(bundle, who, candidates)
     for name, row in zip(bundle.facts.features, table, strict=True):

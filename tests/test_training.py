@@ -66,7 +66,7 @@ def test_an_explained_list_shows_the_rankers_features(bundle: Bundle) -> None:
 def test_a_placement_chooses_its_sources(bundle: Bundle) -> None:
     """Only the named sources propose; with ranking = "blend" the forest is left aside."""
     who = retrieval.profile(bundle, session_of("i3", "i4"))
-    few = retrieval.retrieve(bundle, who, 0, ("transitions",))
+    few = retrieval.retrieve(bundle, who, 0, sources=("transitions",))
     assert few.sources == ("transitions",)
     asked = Placement(exclude=("any",), sources=("popular",))
     blended = dataclasses.replace(asked, ranking="blend")
