@@ -60,6 +60,9 @@ class EventsConfig:
 
 @dataclass(frozen=True)
 class SessionConfig:
+    # Whether it tells something in which order a session's events stand. auto: it does, unless most
+    # of them share one time (baskets, whose lines have no order). Where ignored, UNORDERED holds.
+    order: Literal["auto", "kept", "ignored"] = "auto"
     max_events: int = 50  # the last events of the session that count
     max_past_events: int = 100  # the last live events of a known user's earlier sessions
     decay: float = 0.6  # weight lost per later distinct item, in the session ...
@@ -211,8 +214,7 @@ class RankerConfig:
 
     enabled: bool = True
     # What a list is to hold: the item touched next, or all that is still to come in the session.
-    # auto: the rest where the events of a session mostly share one time (baskets, whose lines have
-    # no order), else the next.
+    # auto: the rest where the order of its events is ignored, else the next.
     target: Literal["auto", "next-item", "rest-of-session"] = "auto"
     # Share of the log, at its end, that the ranker learns from. 0: what holds half of ``requests``
     # events, but 8 % at least, and 25 % at most, as the sources it learns with do without it.
@@ -228,6 +230,16 @@ class RankerConfig:
     def __post_init__(self) -> None:
         if self.leaves > MOST_LEAVES:
             raise ConfigError(f"ranker.leaves: must be at most {MOST_LEAVES}, got {self.leaves}")
+
+
+# Settings where the order of a session's events is ignored: none counts less for its place, and as
+# many speak as there is time for.
+UNORDERED: dict[str, dict[str, float]] = {
+    "session": {"decay": 1.0},
+    "transitions": {"decay": 1.0, "last_items": 30},
+    "session_knn": {"decay": 0.0, "last_items": 30},
+    "session_embedding": {"last_items": 20},
+}
 
 
 @dataclass(frozen=True)
@@ -311,6 +323,26 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def settled(self, *, simultaneous: bool) -> "Config":
+        """With "auto" made out for a log. simultaneous: most events of a session share one time."""
+        order, target = self.session.order, self.ranker.target
+        if order == "auto":
+            order = "ignored" if simultaneous else "kept"
+        if target == "auto":
+            target = "rest-of-session" if order == "ignored" else "next-item"
+        config = dataclasses.replace(
+            self,
+            session=dataclasses.replace(self.session, order=order),
+            ranker=dataclasses.replace(self.ranker, target=target),
+        )
+        if order == "kept":
+            return config
+        tables = {
+            name: dataclasses.replace(getattr(config, name), **values)
+            for name, values in UNORDERED.items()
+        }
+        return dataclasses.replace(config, **tables)
 
 
 def load_config(path: Path | None) -> Config:

@@ -47,6 +47,7 @@ def train(
     """
     config = config or Config()
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
+    config = config.settled(simultaneous=simultaneous(log))
     stages = Stages(progress, seconds)
     # The sources of the whole log are fitted beside those that the ranker learns from: compiled
     # code lets other threads run.
@@ -252,13 +253,11 @@ def _fit_ranker(log: Log, config: Config, stages: "Stages") -> Ranker:
 def replayed(head: Bundle, tail: Log, config: Config) -> Examples:
     """Features and labels of the candidates of sampled requests that hold something wanted.
 
-    head: whose sources propose; it must not have seen the tail.
+    head: whose sources propose; it must not have seen the tail. config: a settled one.
     """
     names = dict.fromkeys(ranking.FEATURES, 0.0)
     head = replace(head, facts=replace(head.facts, features=names))
     target = config.ranker.target
-    if target == "auto":
-        target = "rest-of-session" if _simultaneous(tail.frame) > 0.5 else "next-item"
     rng = np.random.default_rng(config.training.seed)
     tables, labels, groups, opened = [], [], [], 0
     for sample in _sampled(tail.frame, config, rng):
@@ -298,10 +297,10 @@ def _sampled(frame: pl.DataFrame, config: Config, rng: np.random.Generator) -> I
     yield from (sample for sample in openings(frame, config) if rng.random() < first_share)
 
 
-def _simultaneous(frame: pl.DataFrame) -> float:
-    """Share of the events after the first of their session that have the time of the one before."""
-    steps = frame.select(pl.col("timestamp").diff().over("session_id")).to_series().drop_nulls()
-    return float((steps == 0).mean() or 0.0)  # type: ignore[arg-type]  # of booleans: a float
+def simultaneous(log: Log) -> bool:
+    """Whether most events after the first of their session have the time of the one before."""
+    steps = log.frame.select(pl.col("timestamp").diff().over("session_id")).to_series()
+    return float((steps.drop_nulls() == 0).mean() or 0.0) > 0.5  # type: ignore[arg-type]  # booleans
 
 
 class Stages:

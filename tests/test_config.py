@@ -79,3 +79,18 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = ")
     with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):
         load_config(tmp_path / "bad.toml")
+
+
+def test_what_is_auto_follows_from_the_log() -> None:
+    """Where a session's events share one time no place weighs less; settling twice changes nothing,
+    and what a person says stands."""
+    ordered, unordered = (Config().settled(simultaneous=told) for told in (False, True))
+    assert (ordered.session.order, ordered.ranker.target) == ("kept", "next-item")
+    assert (unordered.session.order, unordered.ranker.target) == ("ignored", "rest-of-session")
+    assert ordered.transitions == Config().transitions
+    assert (unordered.session.decay, unordered.session_knn.decay) == (1.0, 0.0)
+    for told in (False, True):
+        assert ordered.settled(simultaneous=told) == ordered
+        assert unordered.settled(simultaneous=told) == unordered
+    told_so = config_from_dict({"session": {"order": "kept"}}).settled(simultaneous=True)
+    assert told_so.session.decay == Config().session.decay

@@ -69,7 +69,8 @@ class Plan:
         stages = []
         for table, weight in WEIGHTS.items():
             if source := self._asked(table):
-                asks, settings = self._by_source(source, table), self._settings(table)
+                asks = self._by_source(source, table)
+                settings = space.in_force(self._settings(table), self.fits.start.config)
                 look = FIRST_LOOK.get(table, {})
                 visitors = self._visitors(source)
                 stages.append(Stage(table, weight, settings, asks, *visitors, look))
@@ -82,7 +83,7 @@ class Plan:
             return None
         settings = space.BLEND
         if not self.ranked:
-            settings += space.BLEND_SESSION
+            settings += space.in_force(space.BLEND_SESSION, self.fits.start.config)
         if _enough(self.openings):
             settings += space.BLEND_PAST
         return Stage("blend", BLEND, settings, self._by_blend, *self.by_blend)

@@ -22,11 +22,12 @@ Place = tuple[str, ...]  # of a setting: its tables and its name
 
 
 def text_of(tuned: Tuned) -> str:
-    """The file's text; `recsys.config.load_config` reads it as ``tuned.config``."""
+    """The file's text; `recsys.config.load_config` reads it as ``tuned.config``, but for "auto"."""
     stages = tuned.found if tuned.better else []
     found = {tuple(name.split(".")): f for f in stages for name in f.kept}
+    defaults = Config().settled(simultaneous=tuned.simultaneous)
     tables: dict[Place, list[str]] = {}
-    for place, value in differences(tuned.config.to_dict(), Config().to_dict()):
+    for place, value in differences(tuned.config.to_dict(), defaults.to_dict()):
         lines = tables.setdefault(place[:-1], [])
         if place in found:
             lines.append(f"# {_reason('.'.join(place), found[place], tuned)}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from recsys.config import Config, config_from_dict
+from recsys.config import UNORDERED, Config, config_from_dict
 
 Value = int | float
 Values = dict[str, Value]
@@ -159,6 +159,14 @@ RANKER = (
     Setting("ranker.learning_rate", 0.03, 0.3, log=True),
     Setting("ranker.min_leaf", 10, 500, log=True, whole=True),
 )
+
+
+def in_force(settings: tuple[Setting, ...], config: Config) -> tuple[Setting, ...]:
+    """Those that change something: weights by place do not where the order is ignored."""
+    if config.session.order != "ignored":
+        return settings
+    fixed = {f"{table}.{field}" for table, fields in UNORDERED.items() for field in fields}
+    return tuple(setting for setting in settings if setting.name not in fixed)
 
 
 def candidates_of(source: str) -> Setting:

@@ -62,6 +62,7 @@ class Tuned:
     start: Config
     config: Config
     aim: Aim
+    simultaneous: bool = False
     found: list[Found] = field(default_factory=list)
     sources: list[Contribution] = field(default_factory=list)
     gain: Estimate | None = None
@@ -115,11 +116,12 @@ def tune(
     parts = _cut(log, aim, config)
     began = monotonic()
     start = training.train(parts.train, config, progress)
+    config = start.config  # settled: nothing in it is "auto" any more
     search_exam, proof = exams(start, parts.test, aim.protocol, aim.placement, aim.min_prefix)
     before, slow = proof.of_lists(start)
     once = 1.2 * (monotonic() - began)  # what it takes to train a pipeline and to ask it
     plan = Plan(Fits(start, fold(parts.train.frame, config.events)), (search_exam, proof))
-    tuned = Tuned(config, config, aim, notes=list(parts.notes))
+    tuned = Tuned(config, config, aim, training.simultaneous(parts.train), notes=list(parts.notes))
     course = _Course(tuned, plan, storage, budget, progress)
     budget.reserve(2 * once if plan.ranked else once)
     course.alone()

@@ -63,9 +63,13 @@ def test_what_a_person_had_set_stays() -> None:
 
 
 def test_only_differences_from_the_defaults_are_written() -> None:
-    """A setting at its default is not in the file."""
-    config = with_values(Config(), {"session_knn.decay": 0.3})
-    assert tomllib.loads(text_of(Tuned(Config(), config, Aim()))) == {"session_knn": {"decay": 0.3}}
+    """A setting at its default is not in the file, nor is what follows from the log."""
+    for simultaneous in (False, True):
+        start = Config().settled(simultaneous=simultaneous)
+        config = with_values(start, {"item_knn.neighbours": 90})
+        text = text_of(Tuned(start, config, Aim(), simultaneous))
+        assert tomllib.loads(text) == {"item_knn": {"neighbours": 90}}
+        assert read(text).settled(simultaneous=simultaneous) == config
 
 
 def tuned() -> Tuned:

@@ -34,3 +34,17 @@ def test_every_embedding_model_has_its_settings(model: str) -> None:
     """What can be chosen can be tuned."""
     assert config_from_dict({"embedding": {"model": model}}).embedding.model == model
     assert space.EMBEDDING[model]
+
+
+def test_weights_by_place_are_not_searched_where_the_order_is_ignored() -> None:
+    """What a trial would change there, training would put back."""
+    ignored = Config().settled(simultaneous=True)
+    kept = Config().settled(simultaneous=False)
+    for settings in (space.TRANSITIONS, space.SESSION_KNN, space.SESSION_EMBEDDING):
+        assert space.in_force(settings, kept) == settings
+        told = space.in_force(settings, ignored)
+        assert 0 < len(told) < len(settings)
+        for setting in told:
+            changed = with_values(ignored, {setting.name: setting.high})
+            assert value_of(changed.settled(simultaneous=True), setting.name) == setting.high
+    assert space.in_force(space.BLEND_SESSION, ignored) == ()
