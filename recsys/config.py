@@ -235,7 +235,7 @@ class RankerConfig:
 # Settings where the order of a session's events is ignored: none counts less for its place, and as
 # many speak as there is time for.
 UNORDERED: dict[str, dict[str, float]] = {
-    "session": {"decay": 1.0},
+    "session": {"max_events": 200, "decay": 1.0},
     "transitions": {"decay": 1.0, "last_items": 30},
     "session_knn": {"decay": 0.0, "last_items": 30},
     "session_embedding": {"last_items": 20},

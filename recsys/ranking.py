@@ -9,9 +9,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
+from recsys.config import Config
 from recsys.models import continuations, forest
 from recsys.models.popularity import POPULARITY
-from recsys.models.tally import capacity, slot
+from recsys.models.tally import best, capacity, slot
 from recsys.retrieval import Candidates, Parts, Profile, Ranked, joint_fold_in, retrieve
 
 Rows = NDArray[np.int32]
@@ -63,21 +64,45 @@ COLUMN: dict[str, int] = {
 }
 COLUMNS = len(COLUMN)
 
+# Likewise, of the session as a whole, in the order of `_basket`, where the order of its events is
+# ignored; where it is kept the last items say more, and a click must not wait for them.
+BASKET: dict[str, int] = {
+    name: k
+    for k, name in enumerate(
+        (
+            "whole_knn",
+            "whole_knn_mean",
+            "whole_links",
+            "whole_knn_highest",
+            "whole_votes",
+            "whole_cosine",
+            "own_weight",
+            "own_place",
+        )
+    )
+}
+BASKETS = len(BASKET)
+VOTERS = 500  # sessions that vote for what goes with the whole of this one ...
+VOTE_AGE = np.float32(5)  # ... and the exponent over the share of sessions after them
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """What features are functions of.
 
     columns: float32 [COLUMNS, n], what is computed for all candidates at once, see `_columns`.
+    basket: float32 [BASKET, n], likewise, see `_basket`; without rows where the order is kept.
     """
 
     bundle: Bundle
     who: Profile
     candidates: Candidates
     columns: Floats
+    basket: Floats
 
     def column(self, feature: str) -> Floats:
-        values: Floats = self.columns[COLUMN[feature]]
+        inside = feature in COLUMN
+        values: Floats = self.columns[COLUMN[feature]] if inside else self.basket[BASKET[feature]]
         return values
 
     @classmethod
@@ -98,7 +123,26 @@ class Context:
             settings.decay,
             bundle.popularity.signs,
         )
-        return cls(bundle, who, candidates, columns)
+        if bundle.config.session.order != "ignored":
+            return cls(bundle, who, candidates, columns, columns[:0])
+        items, sessions = bundle.item_knn, bundle.session_knn
+        basket = _basket(
+            candidates.rows,
+            who.live[0],
+            who.past[0],
+            who.past[1],
+            bundle.history.items[bundle.history.of(who.user)],
+            items.neighbours,
+            items.similarities,
+            bundle.session_embedding.item_vectors,
+            sessions.indptr,
+            sessions.items,
+            sessions.starts,
+            sessions.sessions,
+            sessions.session_weights,
+            sessions.match_weights,
+        )
+        return cls(bundle, who, candidates, columns, basket)
 
 
 Feature = Callable[[Context], Floats | float]
@@ -270,6 +314,47 @@ def session_knn_support(c: Context) -> float:
     return 0.0 if k is None else float(c.candidates.tops[k])
 
 
+def whole_knn(c: Context) -> Floats:
+    """Item-kNN's similarities to all items of the session, summed, over the highest sum: what goes
+    with a basket, whichever source proposed it."""
+    return c.column("whole_knn")
+
+
+def whole_knn_mean(c: Context) -> Floats:
+    """The same sum over the number of items: how much goes with the basket at all."""
+    return c.column("whole_knn_mean")
+
+
+def whole_links(c: Context) -> Floats:
+    """Share of the session's items that have the candidate among their neighbours."""
+    return c.column("whole_links")
+
+
+def whole_knn_highest(c: Context) -> Floats:
+    """The highest of those similarities: one item of a basket may be enough."""
+    return c.column("whole_knn_highest")
+
+
+def whole_votes(c: Context) -> Floats:
+    """Votes, over the highest, of the sessions that share most with the whole of this one."""
+    return c.column("whole_votes")
+
+
+def whole_cosine(c: Context) -> Floats:
+    """Mean cosine to the session's items in the session embedding."""
+    return c.column("whole_cosine")
+
+
+def own_weight(c: Context) -> Floats:
+    """Interest in the candidate in earlier sessions, as it is: once or ten times."""
+    return c.column("own_weight")
+
+
+def own_place(c: Context) -> Floats:
+    """Other items that the known user last touched after the candidate; -1 where they never did."""
+    return c.column("own_place")
+
+
 def past_items(c: Context) -> float:
     """Items of the known user's past: 0 for a stranger."""
     return float(len(c.who.past[0]))
@@ -343,7 +428,10 @@ GROUPS: dict[str, dict[str, Feature]] = {
         last_popularity,
         session_knn_support,
     ),
-    "user": _named(past_items, fold_in_score),
+    "whole": _named(
+        whole_knn, whole_knn_mean, whole_links, whole_knn_highest, whole_votes, whole_cosine
+    ),
+    "user": _named(past_items, fold_in_score, own_weight, own_place),
 }
 
 # Every feature is one function and one entry; a bundle names those its ranker was trained on.
@@ -352,6 +440,12 @@ FEATURES: dict[str, Feature] = {
     **{f"{source}_rank": _rank(source) for source in LEARNED_SOURCES},
     **{name: feature for group in GROUPS.values() for name, feature in group.items()},
 }
+
+
+def features_of(config: Config) -> tuple[str, ...]:
+    """The features that a ranker is trained on."""
+    told = config.session.order == "ignored"
+    return tuple(name for name in FEATURES if told or name not in BASKET)
 
 
 def source_features(source: str) -> frozenset[str]:
@@ -365,7 +459,9 @@ def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Float
     context, plan = Context.of(bundle, who, candidates), _plan(names, candidates.sources)
     table = np.empty((len(names), len(candidates.rows)), dtype=np.float32)
     for block, taken in zip(
-        (context.columns, candidates.scores, candidates.ranks), plan.taken, strict=True
+        (context.columns, context.basket, candidates.scores, candidates.ranks),
+        plan.taken,
+        strict=True,
     ):
         _place(table, block, taken)
     for k, feature in plan.others:
@@ -378,10 +474,10 @@ class Plan:
     """How a table is filled: at once from blocks, and the other features one by one.
 
     taken: intp [rows of a block], where each goes in the table, -1 for nowhere; the blocks are the
-    columns of the context, and scores and ranks of the asked sources.
+    columns and the basket of the context, and scores and ranks of the asked sources.
     """
 
-    taken: tuple[Places, Places, Places]
+    taken: tuple[Places, Places, Places, Places]
     others: tuple[tuple[int, Feature], ...]
 
 
@@ -389,16 +485,17 @@ class Plan:
 def _plan(names: tuple[str, ...], sources: tuple[str, ...]) -> Plan:
     blocks = (
         tuple(COLUMN),
+        tuple(BASKET),
         tuple(f"{source}_score" for source in sources),
         tuple(f"{source}_rank" for source in sources),
     )
     place = {name: k for k, name in enumerate(names)}
-    columns, scores, ranks = (
+    columns, basket, scores, ranks = (
         np.array([place.get(name, -1) for name in block], dtype=np.intp) for block in blocks
     )
     filled = {name for block in blocks for name in block}
     others = tuple((k, FEATURES[name]) for name, k in place.items() if name not in filled)
-    return Plan((columns, scores, ranks), others)
+    return Plan((columns, basket, scores, ranks), others)
 
 
 @njit(cache=True)
@@ -465,6 +562,133 @@ def _columns(
         _shape(columns[24:30], sequence, distinct)
         columns[30] = signs[sequence[0], POPULARITY]
     return columns
+
+
+@njit(cache=True)
+def _basket(
+    rows: Rows,
+    live: Rows,
+    past: Rows,
+    past_weights: Floats,
+    history: Rows,
+    neighbours: Rows,
+    similarities: Floats,
+    vectors: Floats,
+    indptr: Longs,
+    items: Rows,
+    starts: Longs,
+    sessions: Rows,
+    session_weights: Floats,
+    match_weights: Floats,
+) -> Floats:
+    """The features of BASKET for rows (ascending), float32 [BASKET, rows].
+
+    live: distinct items of the session. history: of the known user, latest first.
+    """
+    basket = np.zeros((BASKETS, len(rows)), np.float32)
+    keys, at = _slots(rows)
+    if len(live):
+        _near(basket[0:4], neighbours, similarities, live, keys, at)
+        votes = basket[4]
+        _vote(
+            votes,
+            indptr,
+            items,
+            starts,
+            sessions,
+            session_weights,
+            match_weights,
+            live,
+            keys,
+            at,
+        )
+        votes /= max(votes.max(), np.float32(1e-9))
+        if len(vectors):
+            total = np.zeros(vectors.shape[1], np.float32)
+            for row in live:
+                total += vectors[row]
+            for n in range(len(rows)):
+                basket[5, n] = np.dot(vectors[rows[n]], total) / np.float32(len(live))
+    for k in range(len(past)):
+        found = slot(keys, past[k])
+        if keys[found] == past[k]:
+            basket[6, at[found]] = past_weights[k]
+    basket[7] = -1
+    for place in range(len(history)):
+        found = slot(keys, history[place])
+        if keys[found] == history[place]:
+            basket[7, at[found]] = place
+    return basket
+
+
+@njit(cache=True)
+def _near(
+    out: Floats, neighbours: Rows, similarities: Floats, live: Rows, keys: Rows, at: Rows
+) -> None:
+    """Summed similarities over the highest sum and over the number of items, share of the items
+    that are near, and the highest similarity.
+
+    keys, at: of `_slots`.
+    """
+    for item in live:
+        for j in range(neighbours.shape[1]):
+            near = neighbours[item, j]
+            if near < 0:
+                break
+            found = slot(keys, near)
+            if keys[found] == near:
+                similarity = similarities[item, j]
+                out[1, at[found]] += similarity
+                out[2, at[found]] += 1
+                out[3, at[found]] = max(out[3, at[found]], similarity)
+    out[0] = out[1] / max(out[1].max(), np.float32(1e-9))
+    out[1:3] /= np.float32(len(live))
+
+
+@njit(cache=True)
+def _vote(
+    out: Floats,
+    indptr: Longs,
+    items: Rows,
+    starts: Longs,
+    sessions: Rows,
+    session_weights: Floats,
+    match_weights: Floats,
+    live: Rows,
+    keys: Rows,
+    at: Rows,
+) -> None:
+    """Votes of the VOTERS sessions that share most with all of live.
+
+    keys, at: of `_slots`.
+    """
+    total = 0
+    for item in live:
+        total += starts[item + 1] - starts[item]
+    names = np.full(capacity(total), -1, np.int32)
+    similarity = np.zeros(len(names), np.float32)
+    used = np.empty(total, np.int32)
+    n = 0
+    for item in live:
+        for j in range(starts[item], starts[item + 1]):
+            found = slot(names, sessions[j])
+            if names[found] == -1:
+                names[found] = sessions[j]
+                used[n] = found
+                n += 1
+            similarity[found] += match_weights[item]
+    used = used[:n]
+    for entry in used:
+        session = names[entry]
+        late = np.exp(VOTE_AGE * np.float32(session / len(indptr) - 1))
+        similarity[entry] *= session_weights[session] * late
+    voters, votes = best(used, similarity[used], VOTERS)
+    for k in range(len(voters)):
+        session = names[voters[k]]
+        for p in range(indptr[session], indptr[session + 1]):
+            found = slot(keys, items[p])
+            if keys[found] == items[p]:
+                out[at[found]] += votes[k]
 
 
 @njit(cache=True)

@@ -255,7 +255,7 @@ def replayed(head: Bundle, tail: Log, config: Config) -> Examples:
 
     head: whose sources propose; it must not have seen the tail. config: a settled one.
     """
-    names = dict.fromkeys(ranking.FEATURES, 0.0)
+    names = dict.fromkeys(ranking.features_of(config), 0.0)
     head = replace(head, facts=replace(head.facts, features=names))
     target = config.ranker.target
     rng = np.random.default_rng(config.training.seed)

@@ -49,7 +49,7 @@ def session_of(*items: str) -> Session:
 def test_the_ranker_is_trained_where_there_is_data(bundle: Bundle) -> None:
     """The facts say so, name every feature, and lists are of the ranker's tier."""
     assert bundle.facts.ranker.startswith("forest of 20 trees from")
-    assert list(bundle.facts.features) == list(ranking.FEATURES)
+    assert list(bundle.facts.features) == list(ranking.features_of(bundle.config))
     assert sum(bundle.facts.features.values()) == pytest.approx(1, abs=1e-3)
     answer = recommend(bundle, session_of("i3", "i4"), Request(n=3, placement="discover"))
     assert answer.tier == "ranker"
@@ -59,7 +59,7 @@ def test_the_ranker_is_trained_where_there_is_data(bundle: Bundle) -> None:
 def test_an_explained_list_shows_the_rankers_features(bundle: Bundle) -> None:
     """With a ranker, explain gives the row of the feature table that made each score."""
     answer = recommend(bundle, session_of("i3"), Request(n=3, explain=True))
-    assert all(list(row) == list(ranking.FEATURES) for row in answer.features)
+    assert all(list(row) == list(bundle.facts.features) for row in answer.features)
     assert all(row["events"] == 1 for row in answer.features)
 
 

@@ -91,13 +91,17 @@ def ablation(
 
 
 def _variants(bundle: Bundle, shown: Examples, progress: Progress | None) -> Iterator[Variant]:
-    """Nothing off, each source off, each group of features off."""
+    """Nothing off, each source off, each group of features that there is off."""
     config = bundle.config
     sources = [name for name in retrieval.SOURCES if getattr(config.retrieval, name)]
     parts = [
         ("", "", frozenset[str]()),
         *((name, "source", ranking.source_features(name)) for name in sources),
-        *((name, "features", frozenset(group)) for name, group in ranking.GROUPS.items()),
+        *(
+            (name, "features", frozenset(group))
+            for name, group in ranking.GROUPS.items()
+            if not group.keys().isdisjoint(shown.names)
+        ),
     ]
     stages = Stages()
     task = progress.add_task("ablation", total=len(parts)) if progress else None
