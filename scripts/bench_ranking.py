@@ -321,7 +321,8 @@ class Bench:
         machines = ", ".join(sorted({record["machine"] for record in records}))
         revisions = ", ".join(sorted({str(record["revision"]) for record in records}))
         count = len(self.seeds)
-        runs = "one seed" if count == 1 else f"mean ± standard deviation of {count} seeds"
+        of = "mean ± standard deviation of"
+        runs = "one seed" if count == 1 else f"{of} up to {count} seeds, without ± of one"
         return f"{machines or 'Nothing measured yet'}; {runs}; revision {revisions or '–'}."
 
 
