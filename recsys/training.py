@@ -12,8 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from recsys import features, ranking, retrieval
 from recsys import index as faiss_index
-from recsys import ranking, retrieval
 from recsys.bundle import Bundle, Facts, sealed
 from recsys.config import Config
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings, samples
@@ -255,7 +255,7 @@ def replayed(head: Bundle, tail: Log, config: Config) -> Examples:
 
     head: whose sources propose; it must not have seen the tail. config: a settled one.
     """
-    names = dict.fromkeys(ranking.features_of(config), 0.0)
+    names = dict.fromkeys(features.features_of(config), 0.0)
     head = replace(head, facts=replace(head.facts, features=names))
     target = config.ranker.target
     rng = np.random.default_rng(config.training.seed)

@@ -19,7 +19,7 @@ ORDER = [
     *("models.session_knn", "models.session_embedding"),
     *("models.popularity", "models.forest"),
     "bundle",
-    *("retrieval", "blend", "ranking", "rules", "selection"),
+    *("columns", "retrieval", "features", "ranking", "blend", "rules", "selection"),
     "recommend",
     *("embedded", "store", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),

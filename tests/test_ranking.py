@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from recsys import ranking, retrieval
+from recsys import columns, features, ranking, retrieval
 from recsys.bundle import Bundle
 from recsys.config import TransitionsConfig
 from recsys.interactions import Sequences
@@ -25,11 +25,11 @@ def test_a_source_that_is_not_asked_has_proposed_nothing(bundle: Bundle) -> None
     """Its rank is the worst and its score 0, as the forest learned for what it did not find."""
     who = retrieval.profile(bundle, session_of("i2", "i3"))
     candidates = retrieval.retrieve(bundle, who, 0, sources=("transitions",))
-    features = ranking.feature_table(bundle, who, candidates)
-    table = dict(zip(bundle.facts.features, features, strict=True))
-    assert set(table["session_knn_rank"]) == {bundle.config.retrieval.session_knn}
-    assert set(table["session_knn_score"]) == {0}
-    assert np.min(table["transitions_rank"]) == 0
+    table = ranking.feature_table(bundle, who, candidates)
+    told = dict(zip(bundle.facts.features, table, strict=True))
+    assert set(told["session_knn_rank"]) == {bundle.config.retrieval.session_knn}
+    assert set(told["session_knn_score"]) == {0}
+    assert np.min(told["transitions_rank"]) == 0
 
 
 @pytest.mark.parametrize("sources", [(), ("transitions", "session_knn")])
@@ -37,10 +37,10 @@ def test_the_table_holds_what_each_feature_says(bundle: Bundle, sources: tuple[s
     """What is filled at once is, row by row, what the function of that name gives."""
     who = retrieval.profile(bundle, session_of("i3", "i1", "i2", "i1"))
     candidates = retrieval.retrieve(bundle, who, 5, sources=sources)
-    context = ranking.Context.of(bundle, who, candidates)
+    context = features.Context.of(bundle, who, candidates)
     table = ranking.feature_table(bundle, who, candidates)
     for name, row in zip(bundle.facts.features, table, strict=True):
-        told = np.broadcast_to(ranking.FEATURES[name](context), row.shape)
+        told = np.broadcast_to(features.FEATURES[name](context), row.shape)
         np.testing.assert_array_equal(row, told.astype(np.float32), err_msg=name)
 
 
@@ -48,11 +48,9 @@ def test_going_back_is_told_in_events(bundle: Bundle) -> None:
     """A visitor who went i3, i1, i2, i1 is back at i1 for the second time."""
     who = retrieval.profile(bundle, session_of("i3", "i1", "i2", "i1"))
     candidates = retrieval.retrieve(bundle, who, 0)
-    features = ranking.feature_table(bundle, who, candidates)
+    table = ranking.feature_table(bundle, who, candidates)
     at = np.searchsorted(candidates.rows, bundle.items.rows(["i1", "i2", "i3"]))
-    told = {
-        name: row[at].tolist() for name, row in zip(bundle.facts.features, features, strict=True)
-    }
+    told = {name: row[at].tolist() for name, row in zip(bundle.facts.features, table, strict=True)}
     assert told["times_touched"] == [2, 1, 1]
     assert told["events_since_touched"] == [0, 1, 3]
     assert told["events_since_first_touched"] == [3, 2, 4]
@@ -81,7 +79,7 @@ def test_links_are_those_in_the_table(kept: int) -> None:
         rows = np.sort(rng.choice(30, 12, replace=False)).astype(np.int32)
         links = np.zeros((3, len(rows)), dtype=np.float32)
         recent = np.array([last, second], dtype=np.int32)
-        ranking._links(links, table.neighbours, table.shares, recent, *ranking._slots(rows))
+        columns._links(links, table.neighbours, table.shares, recent, *columns.slots(rows))
         np.testing.assert_array_equal(links[0], dense[last, rows])
         np.testing.assert_array_equal(links[1], dense[second, rows])
         np.testing.assert_array_equal(links[2], (dense[[last, second]][:, rows] > 0).sum(axis=0))
@@ -107,10 +105,10 @@ def baskets() -> Bundle:
 
 def test_what_is_told_of_the_whole_session_is_for_baskets(bundle: Bundle, baskets: Bundle) -> None:
     """A ranker of sessions in order does without, and does not wait for it."""
-    assert set(ranking.BASKET) <= set(baskets.facts.features)
-    assert not set(ranking.BASKET) & set(bundle.facts.features)
+    assert set(columns.BASKET) <= set(baskets.facts.features)
+    assert not set(columns.BASKET) & set(bundle.facts.features)
     who = retrieval.profile(bundle, session_of("i2", "i3"))
-    assert not len(ranking.Context.of(bundle, who, retrieval.retrieve(bundle, who, 0)).basket)
+    assert not len(features.Context.of(bundle, who, retrieval.retrieve(bundle, who, 0)).basket)
 
 
 def test_the_whole_session_is_told_as_a_plain_search_tells_it(baskets: Bundle) -> None:
@@ -139,7 +137,7 @@ def test_the_whole_session_is_told_as_a_plain_search_tells_it(baskets: Bundle) -
     for session, (first, end) in enumerate(itertools.pairwise(model.indptr)):
         inside = model.items[first:end]
         shared = sum(model.match_weights[item] for item in live if item in inside)
-        late = np.exp(ranking.VOTE_AGE * (session / count - 1))
+        late = np.exp(columns.VOTE_AGE * (session / count - 1))
         np.add.at(votes, inside, shared * model.session_weights[session] * late)
     np.testing.assert_allclose(told["whole_votes"], votes[rows] / votes[rows].max(), rtol=1e-4)
     past = dict(zip(who.past[0].tolist(), who.past[1].tolist(), strict=True))

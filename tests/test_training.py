@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys import ranking, retrieval, training
+from recsys import features, ranking, retrieval, training
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement
 from recsys.evaluation.replay import Sample, samples
@@ -49,7 +49,7 @@ def session_of(*items: str) -> Session:
 def test_the_ranker_is_trained_where_there_is_data(bundle: Bundle) -> None:
     """The facts say so, name every feature, and lists are of the ranker's tier."""
     assert bundle.facts.ranker.startswith("forest of 20 trees from")
-    assert list(bundle.facts.features) == list(ranking.features_of(bundle.config))
+    assert list(bundle.facts.features) == list(features.features_of(bundle.config))
     assert sum(bundle.facts.features.values()) == pytest.approx(1, abs=1e-3)
     answer = recommend(bundle, session_of("i3", "i4"), Request(n=3, placement="discover"))
     assert answer.tier == "ranker"
@@ -125,7 +125,7 @@ def test_known_users_without_a_session_are_ranked_too() -> None:
 
 def test_every_feature_says_what_it_is(bundle: Bundle) -> None:
     """Each feature has a docstring, and is finite for every candidate."""
-    assert all(feature.__doc__ for feature in ranking.FEATURES.values())
+    assert all(feature.__doc__ for feature in features.FEATURES.values())
     who = retrieval.profile(bundle, session_of("i1", "i2", "i1"))
     table = ranking.feature_table(bundle, who, retrieval.retrieve(bundle, who, 5))
     assert np.isfinite(table).all()

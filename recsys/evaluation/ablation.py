@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
-from recsys import ranking, retrieval
+from recsys import features, retrieval
 from recsys.bundle import Bundle
 from recsys.evaluation.evaluate import cluster, drawn, looked_for, moments
 from recsys.evaluation.systems import Panel
@@ -96,10 +96,10 @@ def _variants(bundle: Bundle, shown: Examples, progress: Progress | None) -> Ite
     sources = [name for name in retrieval.SOURCES if getattr(config.retrieval, name)]
     parts = [
         ("", "", frozenset[str]()),
-        *((name, "source", ranking.source_features(name)) for name in sources),
+        *((name, "source", features.source_features(name)) for name in sources),
         *(
             (name, "features", frozenset(group))
-            for name, group in ranking.GROUPS.items()
+            for name, group in features.GROUPS.items()
             if not group.keys().isdisjoint(shown.names)
         ),
     ]

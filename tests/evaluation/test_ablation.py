@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from recsys import ranking, retrieval
+from recsys import features, retrieval
 from recsys.bundle import Bundle
 from recsys.evaluation.ablation import ablation
 from recsys.evaluation.split import split
@@ -43,17 +43,17 @@ def test_what_is_needed_is_missed(parts: tuple[Bundle, Log, Log]) -> None:
 def test_every_part_that_is_on_has_a_row(parts: tuple[Bundle, Log, Log]) -> None:
     """Sources with candidates and all groups of features there are, each with all figures."""
     rows = asked(parts)
-    assert set(rows) == {"transitions", "popular", *ranking.GROUPS} - {"whole"}
+    assert set(rows) == {"transitions", "popular", *features.GROUPS} - {"whole"}
     for row in rows.values():
         assert set(row["figures"]) == {f"{name}@1" for name in METRICS} == set(row["difference"])
 
 
 def test_groups_hold_every_feature_that_no_source_gives() -> None:
     """With the sources' own, the groups make up the feature table."""
-    grouped = [name for group in ranking.GROUPS.values() for name in group]
-    own = set().union(*map(ranking.source_features, retrieval.SOURCES))
+    grouped = [name for group in features.GROUPS.values() for name in group]
+    own = set().union(*map(features.source_features, retrieval.SOURCES))
     assert len(grouped) == len(set(grouped))
-    assert set(grouped) | own == set(ranking.FEATURES)
+    assert set(grouped) | own == set(features.FEATURES)
 
 
 def test_without_a_ranker_there_is_nothing_to_leave_out(parts: tuple[Bundle, Log, Log]) -> None:

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from recsys.columns import slots
 from recsys.config import ContinuationsConfig
 from recsys.interactions import Sequences
 from recsys.models import continuations
-from recsys.ranking import _slots
 
 ITEMS = 5
 WALKS = st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=9)
@@ -34,7 +34,7 @@ def counted(
         model.places,
         np.array(visitor, dtype=np.int32),
         asked,
-        *_slots(asked),
+        *slots(asked),
         config.context,
         config.decay,
     )

@@ -1,0 +1,381 @@
+"""Features: what a ranker is told of a candidate, each a named function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.bundle import Bundle
+from recsys.columns import BASKET, COLUMN, basket_columns, columns_of
+from recsys.config import Config
+from recsys.retrieval import Candidates, Profile, joint_fold_in
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What features are functions of.
+
+    columns: float32 [COLUMNS, n], what is computed for all candidates at once, see `columns_of`.
+    basket: float32 [BASKET, n], likewise, see `basket_columns`; no rows where the order is kept.
+    """
+
+    bundle: Bundle
+    who: Profile
+    candidates: Candidates
+    columns: Floats
+    basket: Floats
+
+    def column(self, feature: str) -> Floats:
+        inside = feature in COLUMN
+        values: Floats = self.columns[COLUMN[feature]] if inside else self.basket[BASKET[feature]]
+        return values
+
+    @classmethod
+    def of(cls, bundle: Bundle, who: Profile, candidates: Candidates) -> "Context":
+        past, settings = bundle.continuations, bundle.config.continuations
+        columns = columns_of(
+            candidates.rows,
+            who.sequence,
+            len(who.live[0]),
+            bundle.session_embedding.item_vectors,
+            who.taste,
+            bundle.transitions.neighbours,
+            bundle.transitions.shares,
+            past.trail,
+            past.starts,
+            past.places,
+            settings.context,
+            settings.decay,
+            bundle.popularity.signs,
+        )
+        if bundle.config.session.order != "ignored":
+            return cls(bundle, who, candidates, columns, columns[:0])
+        items, sessions = bundle.item_knn, bundle.session_knn
+        basket = basket_columns(
+            candidates.rows,
+            who.live[0],
+            who.past[0],
+            who.past[1],
+            bundle.history.items[bundle.history.of(who.user)],
+            items.neighbours,
+            items.similarities,
+            bundle.session_embedding.item_vectors,
+            sessions.indptr,
+            sessions.items,
+            sessions.starts,
+            sessions.sessions,
+            sessions.session_weights,
+            sessions.match_weights,
+        )
+        return cls(bundle, who, candidates, columns, basket)
+
+
+Feature = Callable[[Context], Floats | float]
+
+
+def session_cosine(c: Context) -> Floats:
+    """Cosine of candidate and session in the session embedding: the strongest single sign."""
+    return c.column("session_cosine")
+
+
+def last_cosine(c: Context) -> Floats:
+    """Cosine to the last item: what is on the screen weighs beyond its part in the session."""
+    return c.column("last_cosine")
+
+
+def second_cosine(c: Context) -> Floats:
+    """Cosine to the last item but one; -2 in a session of one."""
+    return c.column("second_cosine")
+
+
+def highest_cosine(c: Context) -> Floats:
+    """Highest cosine to one of the last items: a session may hold several interests."""
+    return c.column("highest_cosine")
+
+
+def share_after_last(c: Context) -> Floats:
+    """Share of the last item's transitions that lead here."""
+    return c.column("share_after_last")
+
+
+def share_after_second(c: Context) -> Floats:
+    """Share of the last but one item's transitions that lead here."""
+    return c.column("share_after_second")
+
+
+def links_from_session(c: Context) -> Floats:
+    """How many of the last items have a transition here: agreement of several."""
+    return c.column("links_from_session")
+
+
+def next_share(c: Context) -> Floats:
+    """Share of the last item's past events after which the candidate came right away: no softening
+    by distance, so it tells a step from a neighbourhood."""
+    return c.column("next_share")
+
+
+def next_but_one_share(c: Context) -> Floats:
+    """Share of the last item's past events after which the candidate came next but one."""
+    return c.column("next_but_one_share")
+
+
+def before_share(c: Context) -> Floats:
+    """Share of the candidate's past events after which the last item came right away: the step from
+    its side."""
+    return c.column("before_share")
+
+
+def alike_next_share(c: Context) -> Floats:
+    """As next_share, each past event counting by how alike the way to it was: who came to the item
+    the same way goes on the same way."""
+    return c.column("alike_next_share")
+
+
+def alike_next_but_one_share(c: Context) -> Floats:
+    """As next_but_one_share, each past event counting by how alike the way to it was."""
+    return c.column("alike_next_but_one_share")
+
+
+def alike_next(c: Context) -> Floats:
+    """Past events after which the candidate came right away, summed by how alike the way to them
+    was: how much a share stands on."""
+    return c.column("alike_next")
+
+
+def times_touched(c: Context) -> Floats:
+    """Events of this session on the candidate: repeats are a fifth to a third of next clicks."""
+    return c.column("times_touched")
+
+
+def events_since_touched(c: Context) -> Floats:
+    """Events of this session after the last on the candidate; 50 where there was none."""
+    return c.column("events_since_touched")
+
+
+def events_since_first_touched(c: Context) -> Floats:
+    """Events of this session from the candidate's first on; 0 where there was none."""
+    return c.column("events_since_first_touched")
+
+
+def led_to_last(c: Context) -> Floats:
+    """How often the candidate came right before an earlier visit of the last item: people go back
+    and forth."""
+    return c.column("led_to_last")
+
+
+def followed_last(c: Context) -> Floats:
+    """How often the candidate came right after an earlier visit of the last item."""
+    return c.column("followed_last")
+
+
+def popularity(c: Context) -> Floats:
+    """log(1 + summed weights) over the whole log: the prior."""
+    return c.column("popularity")
+
+
+def late_popularity(c: Context) -> Floats:
+    """log(1 + events) in the last tenth of the log."""
+    return c.column("late_popularity")
+
+
+def recent_popularity(c: Context) -> Floats:
+    """log(1 + events) in the last fiftieth of the log."""
+    return c.column("recent_popularity")
+
+
+def rise(c: Context) -> Floats:
+    """Recent over overall popularity, as a difference of logarithms: what is coming up."""
+    return c.column("rise")
+
+
+def age(c: Context) -> Floats:
+    """Where the item first appeared in the log, 0 (start) to 1 (end): how new it is."""
+    return c.column("age")
+
+
+def freshness(c: Context) -> Floats:
+    """Where the item was last touched in the log, 0 to 1: whether it is still alive."""
+    return c.column("freshness")
+
+
+def events(c: Context) -> Floats:
+    """Events in the session."""
+    return c.column("events")
+
+
+def distinct_items(c: Context) -> Floats:
+    """Distinct items in the session."""
+    return c.column("distinct_items")
+
+
+def repeats(c: Context) -> Floats:
+    """Events that repeat an item: some visitors come back, others wander."""
+    return c.column("repeats")
+
+
+def late_repeats(c: Context) -> Floats:
+    """Of the last four events, those on an item touched before: whether it is going back now."""
+    return c.column("late_repeats")
+
+
+def run(c: Context) -> Floats:
+    """Events on the last item in a row: whoever stays with it does not wander."""
+    return c.column("run")
+
+
+def events_since_last_visit(c: Context) -> Floats:
+    """Events since the last item was touched before; 0 where it was not."""
+    return c.column("events_since_last_visit")
+
+
+def last_popularity(c: Context) -> Floats:
+    """log(1 + summed weights) of the last item: a rare one says more."""
+    return c.column("last_popularity")
+
+
+def session_knn_support(c: Context) -> float:
+    """Votes for the best of session-kNN: how much it knows about such sessions."""
+    k = c.candidates.asked("session_knn")
+    return 0.0 if k is None else float(c.candidates.tops[k])
+
+
+def whole_knn(c: Context) -> Floats:
+    """Item-kNN's similarities to all items of the session, summed, over the highest sum: what goes
+    with a basket, whichever source proposed it."""
+    return c.column("whole_knn")
+
+
+def whole_knn_mean(c: Context) -> Floats:
+    """The same sum over the number of items: how much goes with the basket at all."""
+    return c.column("whole_knn_mean")
+
+
+def whole_links(c: Context) -> Floats:
+    """Share of the session's items that have the candidate among their neighbours."""
+    return c.column("whole_links")
+
+
+def whole_knn_highest(c: Context) -> Floats:
+    """The highest of those similarities: one item of a basket may be enough."""
+    return c.column("whole_knn_highest")
+
+
+def whole_votes(c: Context) -> Floats:
+    """Votes, over the highest, of the sessions that share most with the whole of this one."""
+    return c.column("whole_votes")
+
+
+def whole_cosine(c: Context) -> Floats:
+    """Mean cosine to the session's items in the session embedding."""
+    return c.column("whole_cosine")
+
+
+def own_weight(c: Context) -> Floats:
+    """Interest in the candidate in earlier sessions, as it is: once or ten times."""
+    return c.column("own_weight")
+
+
+def own_place(c: Context) -> Floats:
+    """Other items that the known user last touched after the candidate; -1 where they never did."""
+    return c.column("own_place")
+
+
+def past_items(c: Context) -> float:
+    """Items of the known user's past: 0 for a stranger."""
+    return float(len(c.who.past[0]))
+
+
+def fold_in_score(c: Context) -> Floats | float:
+    """Score by the embedding's fold-in of session and past, over its best; 0 for a stranger."""
+    if not len(c.who.past[0]):
+        return 0.0
+    vector = joint_fold_in(c.bundle, c.who)
+    scores: Floats = c.bundle.embedding.item_factors[c.candidates.rows] @ vector
+    return scores / max(float(scores.max(initial=0)), 1e-9)
+
+
+def _score(source: str) -> Feature:
+    def score(c: Context) -> Floats | float:
+        k = c.candidates.asked(source)
+        return 0.0 if k is None else c.candidates.scores[k]
+
+    score.__doc__ = f"Score of {source} over its best, 0 where it did not propose the item."
+    return score
+
+
+def _rank(source: str) -> Feature:
+    def rank(c: Context) -> Floats | float:
+        k = c.candidates.asked(source)
+        # A placement may not ask a source: it has not proposed the item then, as the forest knows.
+        missing = float(getattr(c.bundle.config.retrieval, source))
+        return missing if k is None else c.candidates.ranks[k]
+
+    rank.__doc__ = f"Rank in {source}, from 0; its number of candidates where not proposed."
+    return rank
+
+
+def _named(*features: Feature) -> dict[str, Feature]:
+    return {feature.__name__: feature for feature in features}
+
+
+LEARNED_SOURCES = (
+    "transitions",
+    "session_knn",
+    "session_embedding",
+    "item_knn",
+    "item_knn_past",
+    "own",
+)
+
+# Features that no single source gives, in groups that an ablation takes out together.
+GROUPS: dict[str, dict[str, Feature]] = {
+    "cosines": _named(session_cosine, last_cosine, second_cosine, highest_cosine),
+    "links": _named(share_after_last, share_after_second, links_from_session),
+    "continuations": _named(
+        next_share,
+        next_but_one_share,
+        before_share,
+        alike_next_share,
+        alike_next_but_one_share,
+        alike_next,
+    ),
+    "touches": _named(
+        times_touched, events_since_touched, events_since_first_touched, led_to_last, followed_last
+    ),
+    "popularity": _named(popularity, late_popularity, recent_popularity, rise, age, freshness),
+    "session": _named(
+        events,
+        distinct_items,
+        repeats,
+        late_repeats,
+        run,
+        events_since_last_visit,
+        last_popularity,
+        session_knn_support,
+    ),
+    "whole": _named(
+        whole_knn, whole_knn_mean, whole_links, whole_knn_highest, whole_votes, whole_cosine
+    ),
+    "user": _named(past_items, fold_in_score, own_weight, own_place),
+}
+
+# Every feature is one function and one entry; a bundle names those its ranker was trained on.
+FEATURES: dict[str, Feature] = {
+    **{f"{source}_score": _score(source) for source in LEARNED_SOURCES},
+    **{f"{source}_rank": _rank(source) for source in LEARNED_SOURCES},
+    **{name: feature for group in GROUPS.values() for name, feature in group.items()},
+}
+
+
+def features_of(config: Config) -> tuple[str, ...]:
+    """The features that a ranker is trained on."""
+    told = config.session.order == "ignored"
+    return tuple(name for name in FEATURES if told or name not in BASKET)
+
+
+def source_features(source: str) -> frozenset[str]:
+    """Names of the features that only say what one source thinks."""
+    return frozenset({f"{source}_score", f"{source}_rank"} & FEATURES.keys())
