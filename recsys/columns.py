@@ -15,64 +15,59 @@ Longs = NDArray[np.int64]
 LOOK_BACK = 6  # last items of the session that candidates are compared with
 NEVER = 50.0  # events since an item was touched, where it was not
 
+
+def _numbered(*names: str) -> dict[str, int]:
+    return {name: k for k, name in enumerate(names)}
+
+
 # Features that are computed for all candidates at once, in the order of `columns_of`.
-COLUMN: dict[str, int] = {
-    name: k
-    for k, name in enumerate(
-        (
-            "session_cosine",
-            "last_cosine",
-            "second_cosine",
-            "highest_cosine",
-            "share_after_last",
-            "share_after_second",
-            "links_from_session",
-            "next_share",
-            "next_but_one_share",
-            "before_share",
-            "alike_next_share",
-            "alike_next_but_one_share",
-            "alike_next",
-            "times_touched",
-            "events_since_touched",
-            "events_since_first_touched",
-            "led_to_last",
-            "followed_last",
-            "popularity",
-            "late_popularity",
-            "recent_popularity",
-            "rise",
-            "age",
-            "freshness",
-            "events",
-            "distinct_items",
-            "repeats",
-            "late_repeats",
-            "run",
-            "events_since_last_visit",
-            "last_popularity",
-        )
-    )
-}
+COLUMN = _numbered(
+    "session_cosine",
+    "last_cosine",
+    "second_cosine",
+    "highest_cosine",
+    "share_after_last",
+    "share_after_second",
+    "links_from_session",
+    "next_share",
+    "next_but_one_share",
+    "before_share",
+    "alike_next_share",
+    "alike_next_but_one_share",
+    "alike_next",
+    "times_touched",
+    "events_since_touched",
+    "events_since_first_touched",
+    "led_to_last",
+    "followed_last",
+    "popularity",
+    "late_popularity",
+    "recent_popularity",
+    "rise",
+    "age",
+    "freshness",
+    "events",
+    "distinct_items",
+    "repeats",
+    "late_repeats",
+    "run",
+    "events_since_last_visit",
+    "last_popularity",
+)
 COLUMNS = len(COLUMN)
 
 # Likewise, of the session as a whole, in the order of `basket_columns`, where the order of its
 # events is ignored; where it is kept the last items say more, and a click must not wait for them.
-BASKET: dict[str, int] = {
-    name: k
-    for k, name in enumerate(
-        (
-            "whole_knn",
-            "whole_knn_mean",
-            "whole_links",
-            "whole_knn_highest",
-            "whole_votes",
-            "whole_cosine",
-            "own_weight",
-            "own_place",
-        )
-    )
-}
+BASKET = _numbered(
+    "whole_knn",
+    "whole_knn_mean",
+    "whole_links",
+    "whole_knn_highest",
+    "whole_votes",
+    "whole_cosine",
+    "own_weight",
+    "own_place",
+)
 BASKETS = len(BASKET)
 VOTERS = 500  # sessions that vote for what goes with the whole of this one ...
 VOTE_AGE = np.float32(5)  # ... and the exponent over the share of sessions after them

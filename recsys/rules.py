@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.config import Placement
+from recsys.retrieval import NO_ROWS
 from recsys.session import Session
-
-NOTHING = np.zeros(0, dtype=np.int32)
 
 
 def excluded(
@@ -31,7 +30,7 @@ def excluded(
         held = (session.past.types, session.current.types)
         out.update(item for types in held for item in types if "purchase" in types[item])
     if not out and not (leaves_out_bought and user >= 0):
-        return NOTHING
+        return NO_ROWS
     # Plain sets: they are small, and numpy's would cost more than all the rest.
     rows = set(bundle.items.rows(list(out)).tolist()) if out else set()
     if leaves_out_bought and user >= 0:

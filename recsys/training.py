@@ -299,8 +299,8 @@ def _sampled(frame: pl.DataFrame, config: Config, rng: np.random.Generator) -> I
 
 def simultaneous(log: Log) -> bool:
     """Whether most events after the first of their session have the time of the one before."""
-    steps = log.frame.select(pl.col("timestamp").diff().over("session_id")).to_series()
-    return float((steps.drop_nulls() == 0).mean() or 0.0) > 0.5  # type: ignore[arg-type]  # booleans
+    steps = log.frame.select(pl.col("timestamp").diff().over("session_id")).to_series().drop_nulls()
+    return 2 * int((steps == 0).sum()) > len(steps)
 
 
 class Stages:

@@ -10,7 +10,7 @@ from recsys.bundle import Bundle
 from recsys.config import BlendConfig
 from recsys.events import Event
 from recsys.recommend import Request, recommend
-from recsys.rules import NOTHING
+from recsys.retrieval import NO_ROWS
 from recsys.session import Session
 from recsys.training import train
 from tests.synthetic import checkerboard, small_config
@@ -24,7 +24,7 @@ def bundle() -> Bundle:
 
 
 def parts(bundle: Bundle, session: Session) -> dict[str, retrieval.Floats]:
-    parts = blend.rank(bundle, retrieval.profile(bundle, session), 20, NOTHING).parts
+    parts = blend.rank(bundle, retrieval.profile(bundle, session), 20, NO_ROWS).parts
     return dict(zip(parts.names, parts.values, strict=True))
 
 
@@ -50,7 +50,7 @@ def test_what_may_not_be_shown_is_no_measure(bundle: Bundle) -> None:
     uneven = dataclasses.replace(bundle.embedding, item_factors=factors)
     bundle = dataclasses.replace(bundle, embedding=uneven)
     who = retrieval.profile(bundle, VIEWING)
-    usual = blend.rank(bundle, who, 20, NOTHING)
+    usual = blend.rank(bundle, who, 20, NO_ROWS)
     place = usual.parts.names.index("embedding")
     taken = usual.parts.values[place] >= np.sort(usual.parts.values[place])[-3]
     out = np.append(usual.rows[taken], np.int32(10**6))  # one that is no candidate
@@ -71,7 +71,7 @@ def test_own_items_are_candidates_however_rare(bundle: Bundle) -> None:
     few = BlendConfig(item_knn=1, popular=1)
     small = dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, blend=few))
     who = retrieval.profile(small, Session(user_id="u1"))
-    assert set(who.past[0].tolist()) <= set(blend.rank(small, who, 0, NOTHING).rows.tolist())
+    assert set(who.past[0].tolist()) <= set(blend.rank(small, who, 0, NO_ROWS).rows.tolist())
 
 
 def test_scale_of_the_embedding_does_not_matter(bundle: Bundle) -> None:
