@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from recsys.models import continuations
 from recsys.models.popularity import POPULARITY
-from recsys.models.tally import best, capacity, slot
+from recsys.models.tally import capacity, slot
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -16,12 +16,13 @@ LOOK_BACK = 6  # last items of the session that candidates are compared with
 NEVER = 50.0  # events since an item was touched, where it was not
 
 
-def _numbered(*names: str) -> dict[str, int]:
+def numbered(*names: str) -> dict[str, int]:
+    """The place of each name."""
     return {name: k for k, name in enumerate(names)}
 
 
 # Features that are computed for all candidates at once, in the order of `columns_of`.
-COLUMN = _numbered(
+COLUMN = numbered(
     "session_cosine",
     "last_cosine",
     "second_cosine",
@@ -55,22 +56,6 @@ COLUMN = _numbered(
     "last_popularity",
 )
 COLUMNS = len(COLUMN)
-
-# Likewise, of the session as a whole, in the order of `basket_columns`, where the order of its
-# events is ignored; where it is kept the last items say more, and a click must not wait for them.
-BASKET = _numbered(
-    "whole_knn",
-    "whole_knn_mean",
-    "whole_links",
-    "whole_knn_highest",
-    "whole_votes",
-    "whole_cosine",
-    "own_weight",
-    "own_place",
-)
-BASKETS = len(BASKET)
-VOTERS = 500  # sessions that vote for what goes with the whole of this one ...
-VOTE_AGE = np.float32(5)  # ... and the exponent over the share of sessions after them
 
 
 @njit(cache=True)
@@ -107,133 +92,6 @@ def columns_of(
         _shape(columns[24:30], sequence, distinct)
         columns[30] = signs[sequence[0], POPULARITY]
     return columns
-
-
-@njit(cache=True)
-def basket_columns(
-    rows: Rows,
-    live: Rows,
-    past: Rows,
-    past_weights: Floats,
-    history: Rows,
-    neighbours: Rows,
-    similarities: Floats,
-    vectors: Floats,
-    indptr: Longs,
-    items: Rows,
-    starts: Longs,
-    sessions: Rows,
-    session_weights: Floats,
-    match_weights: Floats,
-) -> Floats:
-    """The features of BASKET for rows (ascending), float32 [BASKET, rows].
-
-    live: distinct items of the session. history: of the known user, latest first.
-    """
-    basket = np.zeros((BASKETS, len(rows)), np.float32)
-    keys, at = slots(rows)
-    if len(live):
-        _near(basket[0:4], neighbours, similarities, live, keys, at)
-        votes = basket[4]
-        _vote(
-            votes,
-            indptr,
-            items,
-            starts,
-            sessions,
-            session_weights,
-            match_weights,
-            live,
-            keys,
-            at,
-        )
-        votes /= max(votes.max(), np.float32(1e-9))
-        if len(vectors):
-            total = np.zeros(vectors.shape[1], np.float32)
-            for row in live:
-                total += vectors[row]
-            for n in range(len(rows)):
-                basket[5, n] = np.dot(vectors[rows[n]], total) / np.float32(len(live))
-    for k in range(len(past)):
-        found = slot(keys, past[k])
-        if keys[found] == past[k]:
-            basket[6, at[found]] = past_weights[k]
-    basket[7] = -1
-    for place in range(len(history)):
-        found = slot(keys, history[place])
-        if keys[found] == history[place]:
-            basket[7, at[found]] = place
-    return basket
-
-
-@njit(cache=True)
-def _near(
-    out: Floats, neighbours: Rows, similarities: Floats, live: Rows, keys: Rows, at: Rows
-) -> None:
-    """Summed similarities over the highest sum and over the number of items, share of the items
-    that are near, and the highest similarity.
-
-    keys, at: of `slots`.
-    """
-    for item in live:
-        for j in range(neighbours.shape[1]):
-            near = neighbours[item, j]
-            if near < 0:
-                break
-            found = slot(keys, near)
-            if keys[found] == near:
-                similarity = similarities[item, j]
-                out[1, at[found]] += similarity
-                out[2, at[found]] += 1
-                out[3, at[found]] = max(out[3, at[found]], similarity)
-    out[0] = out[1] / max(out[1].max(), np.float32(1e-9))
-    out[1:3] /= np.float32(len(live))
-
-
-@njit(cache=True)
-def _vote(
-    out: Floats,
-    indptr: Longs,
-    items: Rows,
-    starts: Longs,
-    sessions: Rows,
-    session_weights: Floats,
-    match_weights: Floats,
-    live: Rows,
-    keys: Rows,
-    at: Rows,
-) -> None:
-    """Votes of the VOTERS sessions that share most with all of live.
-
-    keys, at: of `slots`.
-    """
-    total = 0
-    for item in live:
-        total += starts[item + 1] - starts[item]
-    names = np.full(capacity(total), -1, np.int32)
-    similarity = np.zeros(len(names), np.float32)
-    used = np.empty(total, np.int32)
-    n = 0
-    for item in live:
-        for j in range(starts[item], starts[item + 1]):
-            found = slot(names, sessions[j])
-            if names[found] == -1:
-                names[found] = sessions[j]
-                used[n] = found
-                n += 1
-            similarity[found] += match_weights[item]
-    used = used[:n]
-    for entry in used:
-        session = names[entry]
-        late = np.exp(VOTE_AGE * np.float32(session / len(indptr) - 1))
-        similarity[entry] *= session_weights[session] * late
-    voters, votes = best(used, similarity[used], VOTERS)
-    for k in range(len(voters)):
-        session = names[voters[k]]
-        for p in range(indptr[session], indptr[session + 1]):
-            found = slot(keys, items[p])
-            if keys[found] == items[p]:
-                out[at[found]] += votes[k]
 
 
 @njit(cache=True)

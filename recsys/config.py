@@ -172,11 +172,13 @@ class RetrievalConfig:
     session_embedding: int = 40
     # It scores what the others propose; to search it brings little and costs more than they all.
     embedding: int = 0
-    item_knn: int = 30
+    # None: decided in training. 0 where the order of a session's events is kept, as the others know
+    # better there, else IN_BASKETS.
+    item_knn: int | None = None
     item_knn_past: int = 40
     own: int = 50  # what the known user came back to
     recent: int = 10  # popular of late
-    popular: int = 10
+    popular: int | None = None  # likewise
 
 
 # Each part is over its highest value of what may be shown. item_knn_past counts beside a session;
@@ -216,10 +218,14 @@ class RankerConfig:
     # What a list is to hold: the item touched next, or all that is still to come in the session.
     # auto: the rest where the order of its events is ignored, else the next.
     target: Literal["auto", "next-item", "rest-of-session"] = "auto"
-    # Share of the log, at its end, that the ranker learns from. 0: what holds half of ``requests``
-    # events, but 8 % at least, and 25 % at most, as the sources it learns with do without it.
+    # Parts of the log's end that the ranker learns from, one before the other, each replayed
+    # against sources fitted on what precedes it: twice the requests, and the sources of each are
+    # as fresh as those that will serve.
+    tails: int = 2
+    # Share of the log that they take together. 0: what holds a quarter of ``requests`` events, but
+    # 8 % a tail at least, and 25 % at most, as the sources it learns with do without it.
     tail: float = 0.0
-    requests: int = 60_000  # of the tail, at most
+    requests: int = 120_000  # of the tails together, at most
     min_requests: int = 1_000  # with fewer the blend ranks
     trees: int = 100
     leaves: int = 31  # of a tree, 64 at most; fewer where there is less than leaf_requests for each
@@ -240,6 +246,8 @@ UNORDERED: dict[str, dict[str, float]] = {
     "session_knn": {"decay": 0.0, "last_items": 30},
     "session_embedding": {"last_items": 20},
 }
+# Candidates there of sources that are off elsewhere.
+IN_BASKETS = {"item_knn": 30, "popular": 10}
 
 
 @dataclass(frozen=True)
@@ -325,15 +333,22 @@ class Config:
         return dataclasses.asdict(self)
 
     def settled(self, *, simultaneous: bool) -> "Config":
-        """With "auto" made out for a log. simultaneous: most events of a session share one time."""
+        """With "auto" and None made out for a log. simultaneous: most events of a session share one
+        time."""
         order, target = self.session.order, self.ranker.target
         if order == "auto":
             order = "ignored" if simultaneous else "kept"
         if target == "auto":
             target = "rest-of-session" if order == "ignored" else "next-item"
+        sources = {
+            name: count if order == "ignored" else 0
+            for name, count in IN_BASKETS.items()
+            if getattr(self.retrieval, name) is None
+        }
         config = dataclasses.replace(
             self,
             session=dataclasses.replace(self.session, order=order),
+            retrieval=dataclasses.replace(self.retrieval, **sources),
             ranker=dataclasses.replace(self.ranker, target=target),
         )
         if order == "kept":
@@ -415,8 +430,8 @@ def _check(kind: Any, value: Any, where: str) -> Any:
             allowed = ", ".join(map(str, get_args(kind)))
             raise ConfigError(f"{where}: {value!r} is not one of {allowed}")
         return value
-    if origin in (Union, UnionType):
-        return value
+    if origin in (Union, UnionType):  # with None, which no file can say
+        return None if value is None else _check(get_args(kind)[0], value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, got {value!r}")

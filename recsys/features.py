@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.baskets import BASKET, basket_columns
 from recsys.bundle import Bundle
-from recsys.columns import BASKET, COLUMN, basket_columns, columns_of
+from recsys.columns import COLUMN, columns_of
 from recsys.config import Config
 from recsys.retrieval import Candidates, Profile, joint_fold_in
 
@@ -54,12 +55,15 @@ class Context:
         if bundle.config.session.order != "ignored":
             return cls(bundle, who, candidates, columns, columns[:0])
         items, sessions = bundle.item_knn, bundle.session_knn
+        history, theirs = bundle.history, bundle.history.of(who.user)
         basket = basket_columns(
             candidates.rows,
             who.live[0],
             who.past[0],
             who.past[1],
-            bundle.history.items[bundle.history.of(who.user)],
+            history.items[theirs],
+            history.weights[theirs],
+            int(history.sessions[who.user]) if who.user >= 0 else 0,
             items.neighbours,
             items.similarities,
             bundle.session_embedding.item_vectors,
@@ -67,8 +71,10 @@ class Context:
             sessions.items,
             sessions.starts,
             sessions.sessions,
+            sessions.positions,
             sessions.session_weights,
             sessions.match_weights,
+            bundle.popularity.kinds,
         )
         return cls(bundle, who, candidates, columns, basket)
 
@@ -278,9 +284,62 @@ def own_weight(c: Context) -> Floats:
     return c.column("own_weight")
 
 
+def own_share(c: Context) -> Floats:
+    """Interest of the known user in the candidate over the number of their sessions: whether it is
+    in every one."""
+    return c.column("own_share")
+
+
 def own_place(c: Context) -> Floats:
     """Other items that the known user last touched after the candidate; -1 where they never did."""
     return c.column("own_place")
+
+
+def past_knn(c: Context) -> Floats:
+    """Mean item-kNN similarity to the items of earlier sessions, by their weight: what goes with
+    all that is known of a visitor, whichever source proposed it."""
+    return c.column("past_knn")
+
+
+def past_links(c: Context) -> Floats:
+    """Share of the items of earlier sessions that have the candidate among their neighbours."""
+    return c.column("past_links")
+
+
+def strangers_share(c: Context) -> Floats:
+    """Share of the item's events that are of strangers: they and customers want other things."""
+    return c.column("strangers_share")
+
+
+def late_with_strangers(c: Context) -> Floats:
+    """log(1 + events of strangers) in the last tenth of the log."""
+    return c.column("late_with_strangers")
+
+
+def late_in_long(c: Context) -> Floats:
+    """log(1 + events in long sessions) in the last tenth of the log: what big baskets hold."""
+    return c.column("late_in_long")
+
+
+def usual_length(c: Context) -> Floats:
+    """Mean logarithm of the lengths of the sessions that the item is in."""
+    return c.column("usual_length")
+
+
+def latest_popularity(c: Context) -> Floats:
+    """log(1 + events), each counting less the more came after it: the rise of the last days."""
+    return c.column("latest_popularity")
+
+
+def past_sessions(c: Context) -> Floats:
+    """Sessions of the known user in the log; 0 for a stranger."""
+    return c.column("past_sessions")
+
+
+def past_interest(c: Context) -> Floats:
+    """Interest of the known user in all items of the log, summed: by the sessions, how much they
+    take at a time."""
+    return c.column("past_interest")
 
 
 def past_items(c: Context) -> float:
@@ -359,7 +418,11 @@ GROUPS: dict[str, dict[str, Feature]] = {
     "whole": _named(
         whole_knn, whole_knn_mean, whole_links, whole_knn_highest, whole_votes, whole_cosine
     ),
-    "user": _named(past_items, fold_in_score, own_weight, own_place),
+    "past": _named(past_knn, past_links, own_weight, own_share, own_place),
+    "kinds": _named(
+        strangers_share, late_with_strangers, late_in_long, usual_length, latest_popularity
+    ),
+    "user": _named(past_items, past_sessions, past_interest, fold_in_score),
 }
 
 # Every feature is one function and one entry; a bundle names those its ranker was trained on.
@@ -372,8 +435,11 @@ FEATURES: dict[str, Feature] = {
 
 def features_of(config: Config) -> tuple[str, ...]:
     """The features that a ranker is trained on."""
-    told = config.session.order == "ignored"
-    return tuple(name for name in FEATURES if told or name not in BASKET)
+    off = frozenset[str]() if config.session.order == "ignored" else frozenset(BASKET)
+    for source in LEARNED_SOURCES:
+        if not getattr(config.retrieval, source):
+            off |= source_features(source)
+    return tuple(name for name in FEATURES if name not in off)
 
 
 def source_features(source: str) -> frozenset[str]:

@@ -100,13 +100,14 @@ class History:
     """What each known user did, latest item first, in CSR form.
 
     indptr: int64 [users + 1]. items: int32. weights: float32, summed event weights.
-    bought: bool, the item was bought (and not returned).
+    bought: bool, the item was bought (and not returned). sessions: int32 [users], of each.
     """
 
     indptr: NDArray[np.int64]
     items: Rows
     weights: NDArray[np.float32]
     bought: NDArray[np.bool_]
+    sessions: Rows
 
     def of(self, user: int) -> slice:
         """The entries of one user row; none for -1."""
@@ -130,7 +131,8 @@ class Interactions:
 
     by_visitor: CSR float32 [visitors, items]; the first rows are the known users, then each
     anonymous session is a visitor of its own. by_session: CSR float32 [sessions, items], 1 where
-    the item was of interest. popularity: float32 [items], summed positive weights.
+    the item was of interest. strangers: bool [sessions of sequences], nobody known was there.
+    popularity: float32 [items], summed positive weights.
     """
 
     items: IdMap
@@ -138,6 +140,7 @@ class Interactions:
     by_visitor: sparse.csr_matrix
     by_session: sparse.csr_matrix
     sequences: Sequences
+    strangers: NDArray[np.bool_]
     history: History
     popularity: NDArray[np.float32]
     sessions: int
@@ -177,6 +180,7 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         .join(sessions, on="session_id", maintain_order="left")
     )
     visitor = pl.coalesce(pl.col("user"), pl.col("session") + len(users))
+    sequences, strangers = _sequences(coded)
     return Interactions(
         items=IdMap.from_ids(items["item_id"].to_list()),
         users=IdMap.from_ids(users["user_id"].to_list()),
@@ -184,7 +188,8 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         by_session=_matrix(
             coded.select("item", row="session", weight=pl.lit(1.0)).unique(), "weight", len(items)
         ),
-        sequences=_sequences(coded),
+        sequences=sequences,
+        strangers=strangers,
         history=_history(coded, len(users)),
         popularity=items["popularity"].to_numpy().astype(np.float32),
         sessions=frame["session_id"].n_unique(),
@@ -257,14 +262,18 @@ def _matrix(coded: pl.DataFrame, weight: str, items: int) -> sparse.csr_matrix:
     return matrix
 
 
-def _sequences(coded: pl.DataFrame) -> Sequences:
+def _sequences(coded: pl.DataFrame) -> tuple[Sequences, NDArray[np.bool_]]:
+    """Sessions in the order of their ends, and which of them are of strangers."""
     ordered = coded.with_columns(end=pl.col("order").max().over("session")).sort("end", "order")
     ends = ordered["end"].to_numpy()
     starts = np.flatnonzero(np.diff(ends, prepend=-1))
-    return Sequences(
+    sequences = Sequences(
         indptr=np.append(starts, len(ends)).astype(np.int64),
         items=ordered["item"].to_numpy().astype(np.int32),
     )
+    # A session is somebody's from the event on that says so; an earlier one may not.
+    known = np.maximum.reduceat(ordered["user"].is_not_null().to_numpy(), starts)
+    return sequences, ~known
 
 
 def _history(coded: pl.DataFrame, users: int) -> History:
@@ -279,11 +288,18 @@ def _history(coded: pl.DataFrame, users: int) -> History:
         .sort("user", "last", descending=[False, True])
     )
     counts = np.bincount(entries["user"].to_numpy(), minlength=users)
+    sessions = (
+        coded.filter(pl.col("user").is_not_null())
+        .group_by("user")
+        .agg(count=pl.col("session").n_unique())
+        .sort("user")
+    )
     return History(
         indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         items=entries["item"].to_numpy().astype(np.int32),
         weights=entries["weight"].to_numpy().astype(np.float32),
         bought=entries["bought"].to_numpy(),
+        sessions=sessions["count"].to_numpy().astype(np.int32),
     )
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from recsys.baskets import BASKET
 from recsys.bundle import Bundle
-from recsys.columns import BASKET, COLUMN
+from recsys.columns import COLUMN
 from recsys.features import FEATURES, Context, Feature
 from recsys.models import forest
 from recsys.retrieval import Candidates, Parts, Profile, Ranked, retrieve

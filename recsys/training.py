@@ -1,7 +1,7 @@
 """Training: from a log to a bundle, read top to bottom."""
 
-from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -49,15 +49,10 @@ def train(
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
     config = config.settled(simultaneous=simultaneous(log))
     stages = Stages(progress, seconds)
-    # The sources of the whole log are fitted beside those that the ranker learns from: compiled
-    # code lets other threads run.
-    with ThreadPoolExecutor(1) as beside:
+    # The sources of the whole log are fitted beside those that the ranker learns from.
+    with stages.beside(1) as beside:
         fitting = beside.submit(fit_sources, log, config, stages, "")
-        try:
-            ranker = _fit_ranker(log, config, stages)
-        except BaseException:
-            stages.stopped = True
-            raise
+        ranker = _fit_ranker(log, config, stages)
         bundle = fitting.result()
     with stages.of("recall"):
         metrics = {**_recall(bundle), **bundle.facts.metrics}
@@ -127,7 +122,7 @@ def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bund
         items=data.items,
         users=data.users,
         history=data.history,
-        popularity=popularity.fit(sequences, data.popularity),
+        popularity=popularity.fit(sequences, data.strangers, data.popularity),
         embedding=vectors,
         item_knn=neighbours,
         transitions=table,
@@ -172,9 +167,9 @@ class NothingToLearnError(InputError):
 
 
 def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Examples:
-    """What the ranker learns from: the log's tail, replayed point in time.
+    """What the ranker learns from: the log's tails, replayed point in time.
 
-    The tail meets sources fitted on what precedes it, through the same retrieval and features that
+    Each meets sources fitted on what precedes it, through the same retrieval and features that
     will serve: nothing in it knew its future. Raises NothingToLearnError.
     """
     stages = stages or Stages()
@@ -182,15 +177,62 @@ def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Exampl
         reason = "no times, and a session is a user: there is no order of events to learn from"
         raise NothingToLearnError(reason)
     try:
-        parts = tail_split(log, config)
-        _check_enough(_most_requests(parts.test.frame), config)
-        head = fit_sources(parts.train, config, stages, "head_")
+        parts = tails(log, config)
+        _check_enough(sum(_most_requests(part.test.frame) for part in parts), config)
+        with stages.beside(len(parts)) as beside:
+            replaying = [
+                beside.submit(_replayed_tail, part, config, stages, f"tail{k}_")
+                for k, part in enumerate(parts, 1)
+            ]
+            found = _joined(list(_with_something_before(replaying)))
     except (EvaluationError, NoInteractionsError) as error:
         raise NothingToLearnError(str(error)) from error
-    with stages.of("ranker_data"):
-        found = replayed(head, parts.test, config)
     _check_enough(len(found.groups), config)
     return found
+
+
+def tails(log: Log, config: Config) -> list[Split]:
+    """The log's end in equal parts, the latest first, each with all that precedes it; fewer than
+    configured where too little does. Raises EvaluationError where there is none."""
+    few = config.ranker.requests / 4 / max(1, len(log.frame))
+    share = config.ranker.tail or min(max(few, 0.08 * config.ranker.tails), 0.25)
+    share /= config.ranker.tails
+    parts = [split(log, str(share))]
+    try:
+        while len(parts) < config.ranker.tails:
+            parts.append(split(parts[-1].train, str(share / (1 - len(parts) * share))))
+    except EvaluationError:
+        pass
+    return parts
+
+
+def _replayed_tail(part: Split, config: Config, stages: "Stages", prefix: str) -> Examples:
+    head = fit_sources(part.train, config, stages, prefix)
+    expected = min(len(part.test.frame), config.ranker.requests // config.ranker.tails)
+    with stages.of(prefix + "replay", expected) as tick:
+        return replayed(head, part.test, config, tick)
+
+
+def _with_something_before(replaying: list[Future[Examples]]) -> Iterator[Examples]:
+    """The tails up to one that only events without interest precede; it may not be the latest."""
+    for k, replay in enumerate(replaying):
+        try:
+            yield replay.result()
+        except NoInteractionsError:
+            if not k:
+                raise
+            return
+
+
+def _joined(parts: list[Examples]) -> Examples:
+    return Examples(
+        parts[0].names,
+        np.concatenate([part.table for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.groups for part in parts]),
+        sum(part.openings for part in parts),
+        parts[0].target,
+    )
 
 
 def _check_enough(count: int, config: Config) -> None:
@@ -204,12 +246,6 @@ def _most_requests(frame: pl.DataFrame) -> int:
     before the first."""
     known = frame.group_by("session_id").agg(pl.col("user_id").is_not_null().any())["user_id"]
     return len(frame) - int((~known).sum())
-
-
-def tail_split(log: Log, config: Config) -> Split:
-    """What the ranker's sources see of a log, and the tail. Raises EvaluationError."""
-    few = config.ranker.requests / 2 / max(1, len(log.frame))
-    return split(log, str(config.ranker.tail or min(max(few, 0.08), 0.25)))
 
 
 def learn(
@@ -250,10 +286,13 @@ def _fit_ranker(log: Log, config: Config, stages: "Stages") -> Ranker:
         return Ranker(f"blend: {error}")
 
 
-def replayed(head: Bundle, tail: Log, config: Config) -> Examples:
+def replayed(
+    head: Bundle, tail: Log, config: Config, tick: Callable[[], None] = lambda: None
+) -> Examples:
     """Features and labels of the candidates of sampled requests that hold something wanted.
 
-    head: whose sources propose; it must not have seen the tail. config: a settled one.
+    head: whose sources propose; it must not have seen the tail. config: a settled one. ``tick`` is
+    called once a request.
     """
     names = dict.fromkeys(features.features_of(config), 0.0)
     head = replace(head, facts=replace(head.facts, features=names))
@@ -261,6 +300,7 @@ def replayed(head: Bundle, tail: Log, config: Config) -> Examples:
     rng = np.random.default_rng(config.training.seed)
     tables, labels, groups, opened = [], [], [], 0
     for sample in _sampled(tail.frame, config, rng):
+        tick()
         session = sample.moment.session(config)
         who = retrieval.profile(head, session)
         if not (len(who.sequence) or len(who.past[0])):
@@ -290,8 +330,8 @@ def replayed(head: Bundle, tail: Log, config: Config) -> Examples:
 
 
 def _sampled(frame: pl.DataFrame, config: Config, rng: np.random.Generator) -> Iterator[Sample]:
-    """Requests of a log: after events and, a fifth as many, of known users before their first."""
-    wanted = config.ranker.requests
+    """Requests of a tail: after events and, a fifth as many, of known users before their first."""
+    wanted = config.ranker.requests / config.ranker.tails
     share, first_share = wanted / max(1, len(frame)), wanted / 5 / frame["session_id"].n_unique()
     yield from (sample for sample in samples(frame, config) if rng.random() < share)
     yield from (sample for sample in openings(frame, config) if rng.random() < first_share)
@@ -304,7 +344,7 @@ def simultaneous(log: Log) -> bool:
 
 
 class Stages:
-    """Progress and seconds of named stages."""
+    """Progress and seconds of named stages, some of them beside each other."""
 
     def __init__(
         self, progress: Progress | None = None, seconds: dict[str, float] | None = None
@@ -312,6 +352,16 @@ class Stages:
         self.progress = progress
         self.seconds = {} if seconds is None else seconds
         self.stopped = False  # by an interrupt: whatever runs beside ends at its next step
+
+    @contextmanager
+    def beside(self, threads: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads for stages beside each other: compiled code lets others run."""
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                yield pool
+            except BaseException:
+                self.stopped = True
+                raise
 
     @contextmanager
     def of(self, name: str, steps: int = 1) -> Iterator[Any]:

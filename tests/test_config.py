@@ -61,6 +61,8 @@ def test_a_configuration_survives_the_bundle() -> None:
         ({"placements": []}, "placements: expected tables, got []"),
         ({"placements": {"basket": 3}}, "placements.basket: expected a table, got 3"),
         ({"embedding": 3}, "embedding: expected a table, got 3"),
+        ({"retrieval": {"item_knn": "many"}}, "retrieval.item_knn: expected int, got 'many'"),
+        ({"retrieval": {"item_knn": -1}}, "retrieval.item_knn: must not be negative, got -1"),
         ({"events": {"default_type": "gaze"}}, "events.default_type: no weight for 'gaze'"),
         ({"placements": {"p": {"exclude": "cart"}}}, "placements.p.exclude: expected a list"),
     ],
@@ -89,7 +91,11 @@ def test_what_is_auto_follows_from_the_log() -> None:
     assert (unordered.session.order, unordered.ranker.target) == ("ignored", "rest-of-session")
     assert ordered.transitions == Config().transitions
     assert (unordered.session.decay, unordered.session_knn.decay) == (1.0, 0.0)
+    assert (ordered.retrieval.item_knn, ordered.retrieval.popular) == (0, 0)
+    assert (unordered.retrieval.item_knn, unordered.retrieval.popular) == (30, 10)
+    some = config_from_dict({"retrieval": {"item_knn": 7, "popular": 0}})
     for told in (False, True):
+        assert some.settled(simultaneous=told).retrieval == some.retrieval
         assert ordered.settled(simultaneous=told) == ordered
         assert unordered.settled(simultaneous=told) == unordered
     told_so = config_from_dict({"session": {"order": "kept"}}).settled(simultaneous=True)

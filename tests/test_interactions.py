@@ -81,6 +81,24 @@ def test_history_lists_the_latest_first() -> None:
     assert data.history.of(-1) == slice(0)
 
 
+def test_strangers_and_sessions_of_users_are_told() -> None:
+    """A session is a stranger's when nobody was known in any of its events."""
+    rows = [
+        ("s1", "u", "a"),
+        ("s1", "u", "b"),
+        ("s2", None, "a"),
+        ("s3", "u", "a"),
+        ("s4", "v", "b"),
+    ]
+    data = fold(
+        log_frame([{"session_id": s, "user_id": u, "item_id": i} for s, u, i in rows]),
+        EventsConfig(),
+    )
+    assert data.strangers.tolist() == [False, True, False, False]
+    assert data.users.ids([0, 1]) == ["u", "v"]
+    assert data.history.sessions.tolist() == [2, 1]
+
+
 def test_a_return_leaves_nothing() -> None:
     """What is cancelled is in no matrix, though the same user did it in another session."""
     data = fold(

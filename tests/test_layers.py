@@ -19,7 +19,7 @@ ORDER = [
     *("models.session_knn", "models.session_embedding"),
     *("models.popularity", "models.forest"),
     "bundle",
-    *("columns", "retrieval", "features", "ranking", "blend", "rules", "selection"),
+    *("columns", "baskets", "retrieval", "features", "ranking", "blend", "rules", "selection"),
     "recommend",
     *("embedded", "store", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),

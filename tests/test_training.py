@@ -1,6 +1,7 @@
 """From a log to a bundle, and what the ranker may know."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,7 +9,7 @@ import pytest
 
 from recsys import features, ranking, retrieval, training
 from recsys.bundle import Bundle
-from recsys.config import Config, Placement
+from recsys.config import Config, Placement, config_from_dict
 from recsys.evaluation.replay import Sample, samples
 from recsys.evaluation.split import split
 from recsys.events import Event
@@ -197,15 +198,24 @@ def test_a_planted_leak_is_caught(
 def test_the_ranker_learns_only_from_what_follows_its_sources(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The bundle that training replays against ends before the first event it learns from."""
-    seen: list[tuple[float, float]] = []
+    """A bundle that training replays against ends before the first event of its tail; the tails
+    follow each other."""
+    seen: list[tuple[float, float, float]] = []
     original = training.replayed
 
-    def watched(head: Bundle, tail: Log, config: Config) -> training.Examples:
-        seen.append((head.cutoff, float(tail.frame["timestamp"].min())))  # type: ignore[arg-type]
-        return original(head, tail, config)
+    def watched(head: Bundle, tail: Log, config: Config, tick: Any) -> training.Examples:
+        first, last = tail.frame["timestamp"].to_list()[:: len(tail.frame) - 1]
+        seen.append((head.cutoff, first, last))
+        return original(head, tail, config, tick)
 
     monkeypatch.setattr(training, "replayed", watched)
-    train(circle(), small_config(**RANKED))
-    ((cutoff, first),) = seen
-    assert cutoff < first
+    bundle = train(circle(), small_config(**RANKED))
+    (old_cutoff, old_first, old_last), (cutoff, first, last) = sorted(seen)
+    assert old_cutoff < old_first < old_last <= cutoff < first < last <= bundle.cutoff
+
+
+def test_a_log_too_short_for_two_tails_has_one() -> None:
+    """Where nothing precedes the latest tail but what one session did, it is replayed alone."""
+    log = log_from_frame(circle(2), config=Config().events)
+    config = config_from_dict({"ranker": {"tail": 0.8}})
+    assert [len(part.train.frame) > 0 for part in training.tails(log, config)] == [True]

@@ -134,38 +134,30 @@ def _propose(
     backward_decay: float,
     k: int,
 ) -> tuple[Rows, Floats]:
-    total = 0
-    for row in sequence:
-        total += starts[row + 1] - starts[row]
-    keys = np.full(capacity(total), -1, np.int32)
-    similarity = np.zeros(len(keys), np.float32)
-    matched = np.zeros(len(keys), np.int32)
-    used = np.empty(total, np.int32)
-    found = 0
+    asking, weights = np.empty(len(sequence), np.int32), np.empty(len(sequence), np.float32)
+    distinct = 0
     for place in range(len(sequence)):
         row = sequence[place]
         repeated = False
         for earlier in range(place):
             repeated |= sequence[earlier] == row
-        if repeated:
-            continue
-        weight = np.float32(np.exp(-decay * place)) * match_weights[row]
-        for j in range(starts[row], starts[row + 1]):
-            at = slot(keys, sessions[j])
-            if keys[at] == -1:
-                keys[at] = sessions[j]
-                used[found] = at
-                found += 1
-                # The newest matching item is met first; its place is where the visitor "is".
-                matched[at] = positions[j]
-            similarity[at] += weight
-    used = used[:found]
-    for entry in used:
-        similarity[entry] *= session_weights[keys[entry]]
-    nearest, near = best(used, similarity[used], neighbours)
+        if not repeated:
+            asking[distinct] = row
+            weights[distinct] = np.float32(np.exp(-decay * place)) * match_weights[row]
+            distinct += 1
+    nearest, near, matched = _nearest(
+        starts,
+        sessions,
+        positions,
+        session_weights,
+        asking[:distinct],
+        weights[:distinct],
+        neighbours,
+        0.0,
+    )
     size, longest = 0, 0
-    for entry in nearest:
-        length = int(indptr[keys[entry] + 1] - indptr[keys[entry]])
+    for session in nearest:
+        length = int(indptr[session + 1] - indptr[session])
         size += length
         longest = max(longest, length)
     # Weight by place after (from longest on) and before the matched item.
@@ -178,8 +170,8 @@ def _propose(
     voted = np.empty(size, np.int32)
     n = 0
     for j in range(len(nearest)):
-        s = keys[nearest[j]]
-        shift = longest - indptr[s] - matched[nearest[j]]
+        s = nearest[j]
+        shift = longest - indptr[s] - matched[j]
         for p in range(indptr[s], indptr[s + 1]):
             at = slot(names, items[p])
             if names[at] == -1:
@@ -190,3 +182,82 @@ def _propose(
     voted = voted[:n]
     rows = names[voted]
     return best(rows, votes[voted] * vote_weights[rows], k)
+
+
+@njit(cache=True)
+def vote(
+    out: Floats,
+    indptr: NDArray[np.int64],
+    items: Rows,
+    starts: NDArray[np.int64],
+    sessions: Rows,
+    positions: Rows,
+    session_weights: Floats,
+    match_weights: Floats,
+    live: Rows,
+    neighbours: int,
+    age: float,
+    keys: Rows,
+    at: Rows,
+) -> None:
+    """Add to out, float32 [n], the similarities of the sessions that share most with all of live
+    (distinct rows) to every row in them.
+
+    age: exponent over the share of sessions after the neighbour. keys, at: where each row stands,
+    by `slot`.
+    """
+    nearest, near, _ = _nearest(
+        starts, sessions, positions, session_weights, live, match_weights[live], neighbours, age
+    )
+    for j in range(len(nearest)):
+        for p in range(indptr[nearest[j]], indptr[nearest[j] + 1]):
+            found = slot(keys, items[p])
+            if keys[found] == items[p]:
+                out[at[found]] += near[j]
+
+
+@njit(cache=True)
+def _nearest(
+    starts: NDArray[np.int64],
+    sessions: Rows,
+    positions: Rows,
+    session_weights: Floats,
+    rows: Rows,
+    weights: Floats,
+    neighbours: int,
+    age: float,
+) -> tuple[Rows, Floats, Rows]:
+    """The sessions most alike to distinct weighted rows, how much they are, best first, and where
+    the first of the rows that is in one stands in it."""
+    total = 0
+    for row in rows:
+        total += starts[row + 1] - starts[row]
+    count = len(session_weights)
+    # Where there are few sessions each has its own place: no search, and less memory.
+    few = count <= capacity(total)
+    size = count if few else capacity(total)
+    keys = np.full(size, -1, np.int32)
+    similarity = np.zeros(size, np.float32)
+    matched = np.zeros(size, np.int32)
+    used = np.empty(min(total, count), np.int32)
+    found = 0
+    for k in range(len(rows)):
+        for j in range(starts[rows[k]], starts[rows[k] + 1]):
+            at = sessions[j] if few else slot(keys, sessions[j])
+            if keys[at] == -1:
+                keys[at] = sessions[j]
+                used[found] = at
+                found += 1
+                # The newest matching item is met first; its place is where the visitor "is".
+                matched[at] = positions[j]
+            similarity[at] += weights[k]
+    used = used[:found]
+    for entry in used:
+        similarity[entry] *= session_weights[keys[entry]]
+        if age:
+            similarity[entry] *= np.exp(np.float32(age) * np.float32(keys[entry] / count - 1))
+    nearest, near = best(keys[used], similarity[used], neighbours)
+    where = np.empty(len(nearest), np.int32)
+    for j in range(len(nearest)):
+        where[j] = matched[nearest[j] if few else slot(keys, nearest[j])]
+    return nearest, near, where

@@ -15,8 +15,8 @@ from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.logs import Log
 
-# Requests that the ranker of a trial learns from, at most: a third of them puts configurations in
-# the same order in a third of the time.
+# Requests of the latest tail that the ranker of a trial learns from, at most: a third of them puts
+# configurations in the same order in a third of the time.
 REQUESTS = 10_000
 REMEMBERED = 3  # tables of examples, and bundles
 
@@ -26,9 +26,9 @@ class Ranked:
 
     def __init__(self, head: Log, config: Config, progress: Progress | None = None) -> None:
         stages = training.Stages(progress)
-        parts = training.tail_split(head, config)
-        self.before = training.fit_sources(parts.train, config, stages, "head_")
-        self.tail = parts.test
+        latest = training.tails(head, config)[0]
+        self.before = training.fit_sources(latest.train, config, stages, "tail1_")
+        self.tail = latest.test
         self.whole = training.fit_sources(head, config, stages, "")
         self._examples: OrderedDict[Any, training.Examples] = OrderedDict()
         self._bundles: OrderedDict[Any, Bundle] = OrderedDict()
@@ -53,7 +53,7 @@ class Ranked:
     def _examples_of(self, config: Config) -> training.Examples:
         key = (config.retrieval, config.continuations)
         if key not in self._examples:
-            few = replace(config.ranker, requests=min(config.ranker.requests, REQUESTS))
+            few = replace(config.ranker, requests=min(config.ranker.requests, REQUESTS), tails=1)
             config = replace(config, ranker=few)
             before = replace(self.before, config=config)
             self._examples[key] = training.replayed(before, self.tail, config)

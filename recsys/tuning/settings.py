@@ -27,7 +27,8 @@ def text_of(tuned: Tuned) -> str:
     found = {tuple(name.split(".")): f for f in stages for name in f.kept}
     defaults = Config().settled(simultaneous=tuned.simultaneous)
     tables: dict[Place, list[str]] = {}
-    for place, value in differences(tuned.config.to_dict(), defaults.to_dict()):
+    config = tuned.config.settled(simultaneous=tuned.simultaneous)
+    for place, value in differences(config.to_dict(), defaults.to_dict()):
         lines = tables.setdefault(place[:-1], [])
         if place in found:
             lines.append(f"# {_reason('.'.join(place), found[place], tuned)}")

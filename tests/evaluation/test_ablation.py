@@ -43,7 +43,7 @@ def test_what_is_needed_is_missed(parts: tuple[Bundle, Log, Log]) -> None:
 def test_every_part_that_is_on_has_a_row(parts: tuple[Bundle, Log, Log]) -> None:
     """Sources with candidates and all groups of features there are, each with all figures."""
     rows = asked(parts)
-    assert set(rows) == {"transitions", "popular", *features.GROUPS} - {"whole"}
+    assert set(rows) == {"transitions", "popular", *features.GROUPS} - {"whole", "past", "kinds"}
     for row in rows.values():
         assert set(row["figures"]) == {f"{name}@1" for name in METRICS} == set(row["difference"])
 

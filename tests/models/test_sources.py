@@ -107,15 +107,20 @@ def naive_session_knn(
     return {item: vote * idf[item] ** config.vote_idf for item, vote in votes.items()}
 
 
+@pytest.mark.parametrize("others", [0, 200])
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), min_size=2, max_size=12),
     st.lists(st.integers(0, 7), min_size=1, max_size=5),
 )
-def test_session_knn_follows_its_formula(sessions: list[list[int]], query: list[int]) -> None:
-    """With room for every neighbour, votes equal the formula written naively."""
+def test_session_knn_follows_its_formula(
+    others: int, sessions: list[list[int]], query: list[int]
+) -> None:
+    """With room for every neighbour, votes equal the formula written naively, be the sessions few
+    or too many for a place each."""
     config = SessionKnnConfig()
-    model = session_knn.fit(sequences(*sessions), 8, config)
+    sessions = [[8]] * others + sessions
+    model = session_knn.fit(sequences(*sessions), 9, config)
     found, scores = session_knn.propose(model, rows(*query), config, 8)
     known = [i for i in query if any(i in s for s in sessions)]
     truth = naive_session_knn(sessions, query, config) if known else {}

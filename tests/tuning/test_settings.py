@@ -50,7 +50,7 @@ def test_what_a_person_had_set_stays() -> None:
         {
             "events": {"weights": {"my.type": 2.0, 'a "b"': -1.0}},
             "placements": {
-                "basket": {"exclude": ["any"], "sources": ["popular"]},
+                "basket": {"exclude": ["any"], "sources": ["recent"]},
                 "plain": {},
                 "continue": {"exclude": ["cart"], "exclude_bought": "never"},
             },
@@ -85,16 +85,16 @@ def tuned() -> Tuned:
         marks=(0.3, 0.32),
         microseconds=(90.0, 60.0),
     )
-    off: Values = {"retrieval.popular": 0}
+    off: Values = {"retrieval.recent": 0}
     left_out = replace(
-        found, stage="sources", values=off, before={"retrieval.popular": 20}, brought={}
+        found, stage="sources", values=off, before={"retrieval.recent": 20}, brought={}
     )
     return Tuned(
         Config(),
         with_values(Config(), {**values, **off}),
         Aim(),
         found=[found, left_out],
-        sources=[Contribution("popular", 0.0004, 12.0, on=False)],
+        sources=[Contribution("recent", 0.0004, 12.0, on=False)],
         gain=GAIN,
         marks=(0.3, 0.32),
         microseconds=(500.0, 400.0),
@@ -111,7 +111,7 @@ def test_every_setting_says_what_it_was_and_brought() -> None:
     knn = Config().session_knn
     assert f"was {knn.decay}; back at that the mark loses 0.0123" in above("decay = 0.3")
     assert f"was {knn.neighbours}; there was no time to weigh it" in above("neighbours = 120")
-    assert "was 20; it brings +0.0004 for 12 microseconds" in above("popular = 0")
+    assert "was 20; it brings +0.0004 for 12 microseconds" in above("recent = 0")
     result = "session_knn: mark 0.3000 -> 0.3200, +0.0200 [+0.0100, +0.0300]; 90 -> 60 microseconds"
     assert lines[lines.index("[session_knn]") + 1] == f"# {result}"
     assert any("Whole pipeline" in line and "[+0.0100, +0.0300]" in line for line in lines)
