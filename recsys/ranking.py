@@ -23,13 +23,17 @@ def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Float
     """The features a bundle's ranker knows, float32 [features, candidates], in its order."""
     names = tuple(bundle.facts.features)
     context, plan = Context.of(bundle, who, candidates), _plan(names, candidates.sources)
-    table = np.empty((len(names), len(candidates.rows)), dtype=np.float32)
-    for block, taken in zip(
-        (context.columns, context.basket, candidates.scores, candidates.ranks),
-        plan.taken,
-        strict=True,
-    ):
-        _place(table, block, taken)
+    table = _filled(
+        len(names),
+        context.columns,
+        context.basket,
+        candidates.scores,
+        candidates.ranks,
+        plan.columns,
+        plan.basket,
+        plan.scores,
+        plan.ranks,
+    )
     for k, feature in plan.others:
         table[k] = feature(context)
     return table
@@ -39,11 +43,15 @@ def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Float
 class Plan:
     """How a table is filled: at once from blocks, and the other features one by one.
 
-    taken: intp [rows of a block], where each goes in the table, -1 for nowhere; the blocks are the
-    columns and the basket of the context, and scores and ranks of the asked sources.
+    columns, basket, scores, ranks: intp, where each row of a block goes in the table, -1 for
+    nowhere; the blocks are the columns and the basket of the context, and what the asked sources
+    say.
     """
 
-    taken: tuple[Places, Places, Places, Places]
+    columns: Places
+    basket: Places
+    scores: Places
+    ranks: Places
     others: tuple[tuple[int, Feature], ...]
 
 
@@ -61,7 +69,28 @@ def _plan(names: tuple[str, ...], sources: tuple[str, ...]) -> Plan:
     )
     filled = {name for block in blocks for name in block}
     others = tuple((k, FEATURES[name]) for name, k in place.items() if name not in filled)
-    return Plan((columns, basket, scores, ranks), others)
+    return Plan(columns, basket, scores, ranks, others)
+
+
+@njit(cache=True)
+def _filled(
+    features: int,
+    columns: Floats,
+    basket: Floats,
+    scores: Floats,
+    ranks: Floats,
+    columns_into: Places,
+    basket_into: Places,
+    scores_into: Places,
+    ranks_into: Places,
+) -> Floats:
+    """A table of so many rows with those of the blocks in their places; the others are not set."""
+    table = np.empty((features, columns.shape[1]), np.float32)
+    _place(table, columns, columns_into)
+    _place(table, basket, basket_into)
+    _place(table, scores, scores_into)
+    _place(table, ranks, ranks_into)
+    return table
 
 
 @njit(cache=True)

@@ -227,8 +227,8 @@ def _nearest(
     neighbours: int,
     age: float,
 ) -> tuple[Rows, Floats, Rows]:
-    """The sessions most alike to distinct weighted rows, how much they are, best first, and where
-    the first of the rows that is in one stands in it."""
+    """The sessions most alike to distinct weighted rows, how much they are, and where the first of
+    the rows that is in one stands in it."""
     total = 0
     for row in rows:
         total += starts[row + 1] - starts[row]
@@ -256,7 +256,9 @@ def _nearest(
         similarity[entry] *= session_weights[keys[entry]]
         if age:
             similarity[entry] *= np.exp(np.float32(age) * np.float32(keys[entry] / count - 1))
-    nearest, near = best(keys[used], similarity[used], neighbours)
+    nearest, near = keys[used], similarity[used]
+    if found > neighbours:
+        nearest, near = best(nearest, near, neighbours)
     where = np.empty(len(nearest), np.int32)
     for j in range(len(nearest)):
         where[j] = matched[nearest[j] if few else slot(keys, nearest[j])]
