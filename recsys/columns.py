@@ -97,7 +97,8 @@ def columns_of(
 @njit(cache=True)
 def slots(rows: Rows) -> tuple[Rows, Rows]:
     """Where each row stands among rows, by `slot`: keys, and the places of what they hold."""
-    keys = np.full(capacity(len(rows)), -1, np.int32)
+    # Roomy: most of what is looked up is not there, and is known not to be at the first look.
+    keys = np.full(capacity(4 * len(rows)), -1, np.int32)
     at = np.empty(len(keys), np.int32)
     for n in range(len(rows)):
         found = slot(keys, rows[n])

@@ -165,15 +165,17 @@ def _propose(
     for away in range(1, longest):
         nearby[longest + away] = np.exp(-forward_decay * (away - 1))
         nearby[longest - away] = np.exp(-backward_decay * away)
-    names = np.full(capacity(size), -1, np.int32)
+    # Where there are few items each has its own place.
+    few = len(vote_weights) <= capacity(size)
+    names = np.full(len(vote_weights) if few else capacity(size), -1, np.int32)
     votes = np.zeros(len(names), np.float32)
-    voted = np.empty(size, np.int32)
+    voted = np.empty(min(size, len(vote_weights)), np.int32)
     n = 0
     for j in range(len(nearest)):
         s = nearest[j]
         shift = longest - indptr[s] - matched[j]
         for p in range(indptr[s], indptr[s + 1]):
-            at = slot(names, items[p])
+            at = items[p] if few else slot(names, items[p])
             if names[at] == -1:
                 names[at] = items[p]
                 voted[n] = at

@@ -66,17 +66,19 @@ def vote(
 
     neighbours: int32 [items, width], -1 from where there are fewer. values: float32, likewise.
     """
-    width = neighbours.shape[1]
-    keys = np.full(capacity(len(rows) * width), -1, np.int32)
+    count, width = neighbours.shape
+    # Where there are few items each has its own place: no search, and less memory.
+    few = count <= capacity(len(rows) * width)
+    keys = np.full(count if few else capacity(len(rows) * width), -1, np.int32)
     totals = np.zeros(len(keys), np.float32)
-    used = np.empty(len(rows) * width, np.int32)
+    used = np.empty(min(count, len(rows) * width), np.int32)
     n = 0
     for voter in range(len(rows)):
         for j in range(width):
             near = neighbours[rows[voter], j]
             if near < 0:
                 break
-            at = slot(keys, near)
+            at = near if few else slot(keys, near)
             if keys[at] == -1:
                 keys[at] = near
                 used[n] = at

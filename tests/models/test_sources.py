@@ -44,14 +44,17 @@ def test_best_is_a_sorted_prefix(entries: list[tuple[int, int]], k: int) -> None
     assert list(zip(found[0].tolist(), found[1].tolist(), strict=True)) == expected
 
 
+@pytest.mark.parametrize("others", [0, 200])
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
-def test_votes_are_weighted_sums(seed: int) -> None:
-    """Every vote is the sum over the voters that have the row as neighbour."""
+def test_votes_are_weighted_sums(others: int, seed: int) -> None:
+    """Every vote is the sum over the voters that have the row as neighbour, be the items few or too
+    many for a place each."""
     rng = np.random.default_rng(seed)
     near = np.array([rng.permutation(12)[:4] for _ in range(12)], dtype=np.int32)
     near[rng.random(12) < 0.3, 2:] = -1
-    values = rng.random((12, 4)).astype(np.float32)
+    near = np.concatenate([near, np.full((others, 4), -1, dtype=np.int32)])
+    values = rng.random(near.shape).astype(np.float32)
     voters = rng.integers(0, 12, 5).astype(np.int32)
     weights = rng.random(5).astype(np.float32)
     truth = np.zeros(12)
@@ -116,11 +119,11 @@ def naive_session_knn(
 def test_session_knn_follows_its_formula(
     others: int, sessions: list[list[int]], query: list[int]
 ) -> None:
-    """With room for every neighbour, votes equal the formula written naively, be the sessions few
-    or too many for a place each."""
+    """With room for every neighbour, votes equal the formula written naively, be sessions and
+    items few or too many for a place each."""
     config = SessionKnnConfig()
     sessions = [[8]] * others + sessions
-    model = session_knn.fit(sequences(*sessions), 9, config)
+    model = session_knn.fit(sequences(*sessions), 9 + 5 * others, config)
     found, scores = session_knn.propose(model, rows(*query), config, 8)
     known = [i for i in query if any(i in s for s in sessions)]
     truth = naive_session_knn(sessions, query, config) if known else {}
