@@ -42,7 +42,7 @@ VOTERS = 500  # sessions that vote for what goes with the whole of this one ...
 VOTE_AGE = 5.0  # ... and the exponent over the share of sessions after them
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def basket_columns(
     rows: Rows,
     live: Rows,
@@ -122,7 +122,7 @@ def basket_columns(
     return basket
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _near(
     out: Floats,
     neighbours: Rows,

@@ -58,7 +58,7 @@ COLUMN = numbered(
 COLUMNS = len(COLUMN)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def columns_of(
     rows: Rows,
     sequence: Rows,
@@ -94,7 +94,7 @@ def columns_of(
     return columns
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def slots(rows: Rows) -> tuple[Rows, Rows]:
     """Where each row stands among rows, by `slot`: keys, and the places of what they hold."""
     # Roomy: most of what is looked up is not there, and is known not to be at the first look.
@@ -107,7 +107,7 @@ def slots(rows: Rows) -> tuple[Rows, Rows]:
     return keys, at
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=True)
 def _cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Floats) -> None:
     """Inner products of rows with taste, the last item and the one before, and the highest with
     one of the recent ones; -2 where there is none."""
@@ -134,7 +134,7 @@ def _cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Floa
             out[3, n] = max(out[3, n], product)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _links(
     out: Floats, neighbours: Rows, shares: Floats, recent: Rows, keys: Rows, at: Rows
 ) -> None:
@@ -154,7 +154,7 @@ def _links(
                     out[place, at[found]] = shares[recent[place], j]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _touched(out: Floats, rows: Rows, sequence: Rows) -> None:
     """Events of the session on each row, events after the last of them, events from the first on,
     and how often the row came right before and right after an earlier visit of the last item."""
@@ -173,7 +173,7 @@ def _touched(out: Floats, rows: Rows, sequence: Rows) -> None:
             out[4, at] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _shape(out: Floats, sequence: Rows, distinct: int) -> None:
     """Events of the session, distinct items, repeats, repeats among the last four events, events on
     the last item in a row, and events since it was touched before (0: never)."""

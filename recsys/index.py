@@ -45,7 +45,7 @@ class Index:
         return found[order], scores[order]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _in_order(
     rows: NDArray[np.int64], products: NDArray[np.float32]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

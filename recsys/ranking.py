@@ -72,7 +72,7 @@ def _plan(names: tuple[str, ...], sources: tuple[str, ...]) -> Plan:
     return Plan(columns, basket, scores, ranks, others)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _filled(
     features: int,
     columns: Floats,
@@ -93,7 +93,7 @@ def _filled(
     return table
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _place(table: Floats, block: Floats, into: Places) -> None:
     """Rows of a block into those of a table; -1 for nowhere."""
     for row in range(len(block)):

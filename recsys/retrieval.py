@@ -266,7 +266,7 @@ def _best(rows: Rows, scores: Floats, k: int) -> Scored:
     return rows[order], scores[order]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _merged(
     filling: int,
     own: Rows,

@@ -48,7 +48,7 @@ def diverse(scores: Scores, vectors: Floats, diversity: float, n: int) -> Places
     return places
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _best(rows: Rows, scores: Scores, out: Rows, n: int) -> Places:
     """A heap of the n best, the worst of them on top, then sorted in place."""
     n = min(n, len(rows))
@@ -75,14 +75,14 @@ def _best(rows: Rows, scores: Scores, out: Rows, n: int) -> Places:
     return heap[:size]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _worse(scores: Scores, one: int, other: int) -> bool:
     """Whether a place comes after another: by a lower score, or by an equal one further back."""
     worse: bool = scores[one] < scores[other] or (scores[one] == scores[other] and one > other)
     return worse
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _sink(scores: Scores, heap: Places, size: int, place: int) -> None:
     """Replace the top of a heap and let the new place sink to where it belongs."""
     at = 0
@@ -97,7 +97,7 @@ def _sink(scores: Scores, heap: Places, size: int, place: int) -> None:
     heap[at] = place
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _diverse(relevance: Scores, unit: Floats, diversity: float, n: int) -> Places:
     n = min(n, len(relevance))
     chosen = np.empty(n, np.intp)
@@ -120,7 +120,7 @@ def _diverse(relevance: Scores, unit: Floats, diversity: float, n: int) -> Place
     return chosen
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def _dot(one: Floats, other: Floats) -> np.float32:
     """The inner product; summed in any order, so that it may be done eight numbers at a time."""
     total = np.float32(0)

@@ -1,7 +1,7 @@
 """Training: from a log to a bundle, read top to bottom."""
 
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -33,6 +33,10 @@ from recsys.models import (
 )
 from recsys.models.forest import EMPTY, Forest
 
+# Logs whose sources are fitted at a time: each fit keeps one core busy, and one in memory is enough
+# where there are few.
+FITS = 2
+
 
 def train(
     log: Log | pl.DataFrame | Any,
@@ -49,10 +53,11 @@ def train(
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
     config = config.settled(simultaneous=simultaneous(log))
     stages = Stages(progress, seconds)
-    # The sources of the whole log are fitted beside those that the ranker learns from.
-    with stages.beside(1) as beside:
+    with stages.beside(FITS) as beside:
+        # The sources of the whole log are fitted while the ranker's tails are replayed.
+        tails, reason = _tails_to_learn_from(log, config, stages, beside)
         fitting = beside.submit(fit_sources, log, config, stages, "")
-        ranker = _fit_ranker(log, config, stages)
+        ranker = _fit_ranker(tails, config, stages) if tails else Ranker(reason)
         bundle = fitting.result()
     with stages.of("recall"):
         metrics = {**_recall(bundle), **bundle.facts.metrics}
@@ -166,6 +171,15 @@ class NothingToLearnError(InputError):
     """A log has no requests to train a ranker on; the text says why."""
 
 
+@dataclass(frozen=True)
+class Tail:
+    """A part of a log's end, and the sources of all that precedes it once they are fitted."""
+
+    name: str
+    log: Log
+    sources: Future[Bundle]
+
+
 def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Examples:
     """What the ranker learns from: the log's tails, replayed point in time.
 
@@ -173,20 +187,42 @@ def examples(log: Log, config: Config, stages: "Stages | None" = None) -> Exampl
     will serve: nothing in it knew its future. Raises NothingToLearnError.
     """
     stages = stages or Stages()
+    with stages.beside(FITS) as beside:
+        return _examples(_fitting(log, config, stages, beside), config, stages)
+
+
+def _fitting(log: Log, config: Config, stages: "Stages", beside: Executor) -> list[Tail]:
+    """The tails to learn from, the latest first. Raises NothingToLearnError."""
     if not has_order(log):
         reason = "no times, and a session is a user: there is no order of events to learn from"
         raise NothingToLearnError(reason)
     try:
         parts = tails(log, config)
-        _check_enough(sum(_most_requests(part.test.frame) for part in parts), config)
-        with stages.beside(len(parts)) as beside:
-            replaying = [
-                beside.submit(_replayed_tail, part, config, stages, f"tail{k}_")
-                for k, part in enumerate(parts, 1)
-            ]
-            found = _joined(list(_with_something_before(replaying)))
-    except (EvaluationError, NoInteractionsError) as error:
+    except EvaluationError as error:
         raise NothingToLearnError(str(error)) from error
+    _check_enough(sum(_most_requests(part.test.frame) for part in parts), config)
+    return [
+        Tail(name, part.test, beside.submit(fit_sources, part.train, config, stages, name))
+        for name, part in ((f"tail{k}_", part) for k, part in enumerate(parts, 1))
+    ]
+
+
+def _examples(tails: list[Tail], config: Config, stages: "Stages") -> Examples:
+    """Of one tail after the other: in threads beside each other they would take longer, as most of
+    a replay is Python's."""
+    parts: list[Examples] = []
+    for tail in tails:
+        try:
+            sources = tail.sources.result()
+        except NoInteractionsError as error:
+            # Only events without interest precede it; they may not precede the latest.
+            if not parts:
+                raise NothingToLearnError(str(error)) from error
+            break
+        expected = min(len(tail.log.frame), config.ranker.requests // config.ranker.tails)
+        with stages.of(tail.name + "replay", expected) as tick:
+            parts.append(replayed(sources, tail.log, config, tick))
+    found = _joined(parts)
     _check_enough(len(found.groups), config)
     return found
 
@@ -204,24 +240,6 @@ def tails(log: Log, config: Config) -> list[Split]:
     except EvaluationError:
         pass
     return parts
-
-
-def _replayed_tail(part: Split, config: Config, stages: "Stages", prefix: str) -> Examples:
-    head = fit_sources(part.train, config, stages, prefix)
-    expected = min(len(part.test.frame), config.ranker.requests // config.ranker.tails)
-    with stages.of(prefix + "replay", expected) as tick:
-        return replayed(head, part.test, config, tick)
-
-
-def _with_something_before(replaying: list[Future[Examples]]) -> Iterator[Examples]:
-    """The tails up to one that only events without interest precede; it may not be the latest."""
-    for k, replay in enumerate(replaying):
-        try:
-            yield replay.result()
-        except NoInteractionsError:
-            if not k:
-                raise
-            return
 
 
 def _joined(parts: list[Examples]) -> Examples:
@@ -276,12 +294,22 @@ def learn(
     return Ranker(summary, trees, gain, examples.openings)
 
 
-def _fit_ranker(log: Log, config: Config, stages: "Stages") -> Ranker:
-    """The ranker, or why there is none."""
+def _tails_to_learn_from(
+    log: Log, config: Config, stages: "Stages", beside: Executor
+) -> tuple[list[Tail], str]:
+    """The tails, none where the blend is to rank, and why it is."""
     if not config.ranker.enabled:
-        return Ranker("blend: the ranker is off in the configuration")
+        return [], "blend: the ranker is off in the configuration"
     try:
-        return learn(examples(log, config, stages), config, stages=stages)
+        return _fitting(log, config, stages, beside), ""
+    except NothingToLearnError as error:
+        return [], f"blend: {error}"
+
+
+def _fit_ranker(tails: list[Tail], config: Config, stages: "Stages") -> Ranker:
+    """The ranker, or why there is none."""
+    try:
+        return learn(_examples(tails, config, stages), config, stages=stages)
     except NothingToLearnError as error:
         return Ranker(f"blend: {error}")
 

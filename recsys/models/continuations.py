@@ -66,7 +66,7 @@ def _fit(
     return trail, starts, places
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def count(
     out: Floats,
     trail: Rows,

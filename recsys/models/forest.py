@@ -166,7 +166,7 @@ def _booster(
     return lightgbm.train(parameters, data, config.trees, callbacks=[lambda _: tick()])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _scores(
     starts: NDArray[np.int64],
     feature: Rows,

@@ -117,7 +117,7 @@ def _index(
     return starts, postings, positions, degree
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _propose(
     indptr: NDArray[np.int64],
     items: Rows,
@@ -186,7 +186,7 @@ def _propose(
     return best(rows, votes[voted] * vote_weights[rows], k)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def vote(
     out: Floats,
     indptr: NDArray[np.int64],
@@ -218,7 +218,7 @@ def vote(
                 out[at[found]] += near[j]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _nearest(
     starts: NDArray[np.int64],
     sessions: Rows,

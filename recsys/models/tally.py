@@ -12,7 +12,7 @@ Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def capacity(entries: int) -> int:
     """The table size for up to ``entries`` distinct keys: a power of two, at most half full."""
     size = 64
@@ -21,7 +21,7 @@ def capacity(entries: int) -> int:
     return size
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def slot(keys: Rows, key: int) -> int:
     """Where a key stands, or the free place (-1) where it belongs. keys: a power of two long."""
     mask = len(keys) - 1
@@ -31,7 +31,7 @@ def slot(keys: Rows, key: int) -> int:
     return at
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def best(rows: Rows, scores: Floats, k: int) -> tuple[Rows, Floats]:
     """The k highest scores, descending, ties by row; a heap of k, then sorted in place."""
     k = min(k, len(rows))
@@ -58,7 +58,7 @@ def best(rows: Rows, scores: Floats, k: int) -> tuple[Rows, Floats]:
     return top_rows, top
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def vote(
     neighbours: Rows, values: Floats, rows: Rows, weights: Floats, k: int
 ) -> tuple[Rows, Floats]:
@@ -87,7 +87,7 @@ def vote(
     return best(keys[used[:n]], totals[used[:n]], k)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _sink(top_rows: Rows, top: Floats, size: int, row: int, score: float) -> None:
     """Replace the worst (first) of a heap by an entry and let it sink to its place."""
     at = 0
