@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recsys.config import SessionKnnConfig
 from recsys.interactions import Sequences
-from recsys.models.tally import best, capacity, slot
+from recsys.models.tally import best, find, room, slot
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -165,17 +165,16 @@ def _propose(
     for away in range(1, longest):
         nearby[longest + away] = np.exp(-forward_decay * (away - 1))
         nearby[longest - away] = np.exp(-backward_decay * away)
-    # Where there are few items each has its own place.
-    few = len(vote_weights) <= capacity(size)
-    names = np.full(len(vote_weights) if few else capacity(size), -1, np.int32)
+    count = len(vote_weights)
+    names = np.full(room(count, size), -1, np.int32)
     votes = np.zeros(len(names), np.float32)
-    voted = np.empty(min(size, len(vote_weights)), np.int32)
+    voted = np.empty(min(size, count), np.int32)
     n = 0
     for j in range(len(nearest)):
         s = nearest[j]
         shift = longest - indptr[s] - matched[j]
         for p in range(indptr[s], indptr[s + 1]):
-            at = items[p] if few else slot(names, items[p])
+            at = find(names, items[p], count)
             if names[at] == -1:
                 names[at] = items[p]
                 voted[n] = at
@@ -235,17 +234,14 @@ def _nearest(
     for row in rows:
         total += starts[row + 1] - starts[row]
     count = len(session_weights)
-    # Where there are few sessions each has its own place: no search, and less memory.
-    few = count <= capacity(total)
-    size = count if few else capacity(total)
-    keys = np.full(size, -1, np.int32)
-    similarity = np.zeros(size, np.float32)
-    matched = np.zeros(size, np.int32)
+    keys = np.full(room(count, total), -1, np.int32)
+    similarity = np.zeros(len(keys), np.float32)
+    matched = np.zeros(len(keys), np.int32)
     used = np.empty(min(total, count), np.int32)
     found = 0
     for k in range(len(rows)):
         for j in range(starts[rows[k]], starts[rows[k] + 1]):
-            at = sessions[j] if few else slot(keys, sessions[j])
+            at = find(keys, sessions[j], count)
             if keys[at] == -1:
                 keys[at] = sessions[j]
                 used[found] = at
@@ -263,5 +259,5 @@ def _nearest(
         nearest, near = best(nearest, near, neighbours)
     where = np.empty(len(nearest), np.int32)
     for j in range(len(nearest)):
-        where[j] = matched[nearest[j] if few else slot(keys, nearest[j])]
+        where[j] = matched[find(keys, nearest[j], count)]
     return nearest, near, where

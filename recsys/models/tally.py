@@ -32,6 +32,19 @@ def slot(keys: Rows, key: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def room(count: int, entries: int) -> int:
+    """How long the keys of a tally of up to ``entries`` of ``count`` rows are: where there are few
+    rows each has its own place, without a search and in less memory."""
+    return min(count, capacity(entries))
+
+
+@njit(cache=True, nogil=True)
+def find(keys: Rows, key: int, count: int) -> int:
+    """Where a row stands, or is to stand, in keys of ``room`` for ``count`` rows."""
+    return key if len(keys) == count else slot(keys, key)
+
+
+@njit(cache=True, nogil=True)
 def best(rows: Rows, scores: Floats, k: int) -> tuple[Rows, Floats]:
     """The k highest scores, descending, ties by row; a heap of k, then sorted in place."""
     k = min(k, len(rows))
@@ -67,9 +80,7 @@ def vote(
     neighbours: int32 [items, width], -1 from where there are fewer. values: float32, likewise.
     """
     count, width = neighbours.shape
-    # Where there are few items each has its own place: no search, and less memory.
-    few = count <= capacity(len(rows) * width)
-    keys = np.full(count if few else capacity(len(rows) * width), -1, np.int32)
+    keys = np.full(room(count, len(rows) * width), -1, np.int32)
     totals = np.zeros(len(keys), np.float32)
     used = np.empty(min(count, len(rows) * width), np.int32)
     n = 0
@@ -78,7 +89,7 @@ def vote(
             near = neighbours[rows[voter], j]
             if near < 0:
                 break
-            at = near if few else slot(keys, near)
+            at = find(keys, near, count)
             if keys[at] == -1:
                 keys[at] = near
                 used[n] = at
