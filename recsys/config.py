@@ -61,7 +61,8 @@ class EventsConfig:
 @dataclass(frozen=True)
 class SessionConfig:
     # Whether it tells something in which order a session's events stand. auto: it does, unless most
-    # of them share one time (baskets, whose lines have no order). Where ignored, UNORDERED holds.
+    # of them share one time (baskets, whose lines have no order). Where ignored, the defaults of
+    # some settings are those of UNORDERED.
     order: Literal["auto", "kept", "ignored"] = "auto"
     max_events: int = 50  # the last events of the session that count
     max_past_events: int = 100  # the last live events of a known user's earlier sessions
@@ -238,7 +239,7 @@ class RankerConfig:
             raise ConfigError(f"ranker.leaves: must be at most {MOST_LEAVES}, got {self.leaves}")
 
 
-# Settings where the order of a session's events is ignored: none counts less for its place, and as
+# Defaults where the order of a session's events is ignored: none counts less for its place, and as
 # many speak as there is time for.
 UNORDERED: dict[str, dict[str, float]] = {
     "session": {"max_events": 200, "decay": 1.0},
@@ -354,10 +355,17 @@ class Config:
         if order == "kept":
             return config
         tables = {
-            name: dataclasses.replace(getattr(config, name), **values)
+            name: _where_default(getattr(config, name), values)
             for name, values in UNORDERED.items()
         }
         return dataclasses.replace(config, **tables)
+
+
+def _where_default(table: Any, values: dict[str, float]) -> Any:
+    """A table with these values in the place of its defaults; what a person set stays."""
+    defaults = type(table)()
+    left = {k: v for k, v in values.items() if getattr(table, k) == getattr(defaults, k)}
+    return dataclasses.replace(table, **left)
 
 
 def load_config(path: Path | None) -> Config:

@@ -100,3 +100,5 @@ def test_what_is_auto_follows_from_the_log() -> None:
         assert unordered.settled(simultaneous=told) == unordered
     told_so = config_from_dict({"session": {"order": "kept"}}).settled(simultaneous=True)
     assert told_so.session.decay == Config().session.decay
+    few = config_from_dict({"session": {"max_events": 20}}).settled(simultaneous=True)
+    assert (few.session.max_events, few.session.decay) == (20, 1.0)

@@ -162,7 +162,7 @@ RANKER = (
 
 
 def in_force(settings: tuple[Setting, ...], config: Config) -> tuple[Setting, ...]:
-    """Those that change something: weights by place do not where the order is ignored."""
+    """Those worth a search: weights by place are not where the order is ignored."""
     if config.session.order != "ignored":
         return settings
     fixed = {f"{table}.{field}" for table, fields in UNORDERED.items() for field in fields}
