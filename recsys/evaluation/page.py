@@ -53,7 +53,8 @@ def render(report: Plain) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {"fig": figure, "share": share, "interval": interval, "lifted": lifted}
+    own = (share, signed, interval, lifted)
+    page.filters |= {"fig": figure, **{function.__name__: function for function in own}}
     pictures = {plot.__name__: _markup(plot(report)) for plot in plots.PLOTS}
     return page.get_template(TEMPLATE).render(
         report=report,
@@ -72,6 +73,11 @@ def render(report: Plain) -> str:
 def figure(value: float | None) -> str:
     """A metric, four digits behind the point."""
     return "–" if value is None else f"{value:.4f}"
+
+
+def signed(value: float | None) -> str:
+    """A change of a metric, four digits behind the point."""
+    return "–" if value is None else f"{value:+.4f}"
 
 
 def share(value: float | None) -> str:
