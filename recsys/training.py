@@ -33,8 +33,7 @@ from recsys.models import (
 )
 from recsys.models.forest import EMPTY, Forest
 
-# Logs whose sources are fitted at a time: each fit keeps one core busy, and one in memory is enough
-# where there are few.
+# Logs whose sources are fitted at a time: each keeps a core busy and holds its models in memory.
 FITS = 2
 
 
@@ -209,9 +208,10 @@ def _fitting(log: Log, config: Config, stages: "Stages", beside: Executor) -> li
 
 def _examples(tails: list[Tail], config: Config, stages: "Stages") -> Examples:
     """Of one tail after the other: in threads beside each other they would take longer, as most of
-    a replay is Python's."""
+    a replay is Python's. Takes them from the list, so that no sources outlive their replay."""
     parts: list[Examples] = []
-    for tail in tails:
+    while tails:
+        tail = tails.pop(0)
         try:
             sources = tail.sources.result()
         except NoInteractionsError as error:

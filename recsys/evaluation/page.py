@@ -53,8 +53,8 @@ def render(report: Plain) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = (share, signed, interval, lifted)
-    page.filters |= {"fig": figure, **{function.__name__: function for function in own}}
+    page.filters |= {"fig": figure, "share": share, "interval": interval, "lifted": lifted}
+    page.filters["signed"] = signed
     pictures = {plot.__name__: _markup(plot(report)) for plot in plots.PLOTS}
     return page.get_template(TEMPLATE).render(
         report=report,
