@@ -26,9 +26,10 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 PLACEMENTS = (
     "the kind of list. `default`: what the visitor may want now, without what is in the cart or "
     "bought. `continue`: where the visitor left off, everything may come again. `discover`: what "
-    "is new, without all of this session and all bought before. `basket`: what goes with the "
-    "session or with `item_id`, without all of this session. The bundle's configuration may hold "
-    "others and change these; an unknown name is refused with the list of those there are"
+    "is new to the visitor, without all of this session and all that a known user touched before. "
+    "`basket`: what goes with the session or with `item_id`, without all of this session. The "
+    "bundle's configuration may hold others and change these; an unknown name is refused with the "
+    "list of those there are"
 )
 NOT_YET = "not available yet: refused until there is a catalogue"
 

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from recsys.config import Config, load_config
 from recsys.events import InputError
+from recsys.interrupts import held_back
 from recsys.logfiles import find_files
 from recsys.logs import Log, LogError, load_log
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Requests are small: threads inside BLAS and FAISS cost them more than they bring, and in
         # training the models' own threads would fight with them for the same cores.
-        with threadpool_limits(1):
+        with threadpool_limits(1), held_back():
             return int(arguments.run(arguments))
     except KeyboardInterrupt:
         console.print("[yellow]interrupted; nothing was published or changed[/]")
@@ -128,27 +129,30 @@ def evaluate(arguments: argparse.Namespace) -> int:
             progress=progress,
             seed=config.training.seed,
         )
-        parts = []
+        console.print(report_table(report))
+        without = None
         if (arguments.ablation or arguments.report) and not report.partial:
-            parts = ablation(
-                bundle,
-                train_log,
-                test_log,
-                protocol=arguments.protocol,
-                min_prefix=arguments.min_prefix,
-                at=max(arguments.at),
-                placement=arguments.placement,
-                seed=config.training.seed,
-                progress=progress,
-            )
-    console.print(report_table(report))
-    if parts:
-        console.print(ablation_table(parts))
+            try:
+                without = ablation(
+                    bundle,
+                    train_log,
+                    test_log,
+                    protocol=arguments.protocol,
+                    min_prefix=arguments.min_prefix,
+                    at=max(arguments.at),
+                    placement=arguments.placement,
+                    seed=config.training.seed,
+                    progress=progress,
+                )
+            except KeyboardInterrupt:
+                report.notes.append("the ablation was interrupted, so there is none")
+    if without:
+        console.print(ablation_table(without))
     for warning in report.warnings:
         console.print(f"[yellow]{warning}[/]", highlight=False)
     for note in [*train_log.notes, *report.notes]:
         console.print(f"[dim]{note}[/]", highlight=False)
-    found = {**report.to_dict(), "ablation": parts}
+    found = {**report.to_dict(), "ablation": without and without.to_dict()}
     if arguments.report:
         found["reproduce"] = dataclasses.asdict(Origin.of(arguments.words, _files(arguments)))
     _print_json(arguments, found)
@@ -162,9 +166,10 @@ def tune(arguments: argparse.Namespace) -> int:
     """`recsys tune`: log -> settings searched on its tail -> recsys.toml."""
     from recsys.tuning.runs import open_run
     from recsys.tuning.settings import summary_of
-    from recsys.tuning.tune import Aim
+    from recsys.tuning.tune import Aim, check_budget
     from recsys.tuning.tune import tune as tune_config
 
+    check_budget(arguments.minutes, arguments.trials)
     config, file = _config(arguments), _config_file(arguments)
     aim = Aim(arguments.protocol, arguments.placement, arguments.min_prefix, arguments.holdout)
     log = _load(arguments.log, arguments, config, arguments.rejects)
@@ -395,6 +400,8 @@ def _train_and_test(arguments: argparse.Namespace, config: Config) -> tuple[Log,
     if arguments.train:
         if arguments.log:
             raise EvaluationError("give either LOG or --train A --test B, not both")
+        if arguments.holdout:
+            raise EvaluationError("--holdout cuts one LOG; --train and --test are cut already")
         train_log = _load(arguments.train, arguments, config, arguments.rejects)
         test_log = _load(arguments.test, arguments, config, arguments.rejects)
         check_order(train_log, test_log)

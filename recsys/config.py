@@ -235,6 +235,8 @@ class RankerConfig:
     min_leaf: int = 50  # candidates
 
     def __post_init__(self) -> None:
+        if self.tail >= 1:
+            raise ConfigError(f"ranker.tail: a share of the log, below 1, got {self.tail}")
         if self.leaves > MOST_LEAVES:
             raise ConfigError(f"ranker.leaves: must be at most {MOST_LEAVES}, got {self.leaves}")
 
@@ -258,7 +260,7 @@ class Placement:
     ``default``: what this visitor may want now, on any page. What was looked at may come again, as
     a fifth to a third of next clicks do; what is in the cart or bought may not.
     ``continue``: where the visitor left off. Everything may come again, whatever was done to it.
-    ``discover``: what is new to the visitor. Nothing of this session, nothing bought before.
+    ``discover``: what is new to the visitor. Nothing of this session or an earlier one.
     ``basket``: what goes with the session, on a cart's or an item's page. Nothing that is already
     in the session, but what was bought before, as milk is bought again.
 
@@ -270,6 +272,8 @@ class Placement:
     # Items a known user bought in earlier sessions are out: "always", "never", or "auto": decided
     # in training, "never" where people buy the same things again.
     exclude_bought: Literal["auto", "always", "never"] = "auto"
+    # Items a known user touched in earlier sessions are out, whatever was done to them.
+    exclude_seen: bool = False
     # Sources that may propose candidates, of those that [retrieval] has on; empty: all of them, as
     # the ranker has learned to weigh them.
     sources: tuple[str, ...] = ()
@@ -311,7 +315,7 @@ class Config:
         default_factory=lambda: {
             "default": Placement(),
             "continue": Placement(exclude=(), exclude_bought="never"),
-            "discover": Placement(exclude=("any",), exclude_bought="always"),
+            "discover": Placement(exclude=("any",), exclude_bought="always", exclude_seen=True),
             "basket": Placement(exclude=("any",), exclude_bought="never"),
         }
     )
@@ -325,6 +329,11 @@ class Config:
             _check_names(f"{where}.sources", "source", placement.sources, sources)
             rankings = ["auto", "blend", *sources]
             _check_names(f"{where}.ranking", "ranking", (placement.ranking,), rankings)
+            if placement.sources and placement.ranking != "auto":
+                raise ConfigError(
+                    f"{where}.sources: only the ranker asks them; with ranking = "
+                    f"{placement.ranking!r} leave them out"
+                )
             if not 0 <= placement.diversity <= 1:
                 raise ConfigError(
                     f"{where}.diversity: must be from 0 to 1, got {placement.diversity}"
@@ -335,7 +344,7 @@ class Config:
 
     def settled(self, *, simultaneous: bool) -> "Config":
         """With "auto" and None made out for a log. simultaneous: most events of a session share one
-        time."""
+        time. Raises ConfigError where a placement names a source that is then off."""
         order, target = self.session.order, self.ranker.target
         if order == "auto":
             order = "ignored" if simultaneous else "kept"
@@ -346,6 +355,7 @@ class Config:
             for name, count in IN_BASKETS.items()
             if getattr(self.retrieval, name) is None
         }
+        self._check_sources(dataclasses.replace(self.retrieval, **sources))
         config = dataclasses.replace(
             self,
             session=dataclasses.replace(self.session, order=order),
@@ -359,6 +369,15 @@ class Config:
             for name, values in UNORDERED.items()
         }
         return dataclasses.replace(config, **tables)
+
+    def _check_sources(self, retrieval: RetrievalConfig) -> None:
+        for name, placement in self.placements.items():
+            for source in placement.sources:
+                if not getattr(retrieval, source):
+                    raise ConfigError(
+                        f"placements.{name}.sources: {source!r} is off; give it candidates: "
+                        f"retrieval.{source} = 30"
+                    )
 
 
 def _where_default(table: Any, values: dict[str, float]) -> Any:

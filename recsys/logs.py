@@ -197,6 +197,8 @@ def _load(sources: list[Source], options: _Options) -> Log:
 
     rejected = pl.concat([*rejects, repeated])
     path = _write_rejects(rejected, options.rejects)
+    if read == 0:
+        raise LogError(f"{', '.join(source.name for source in sources)}: the log has no rows")
     _check_bad(rejected, read, len(frame), options.max_bad, path)
     if not frame["timestamp"].is_sorted():
         frame = frame.sort("timestamp", maintain_order=True)
@@ -351,8 +353,6 @@ def _check_bad(
     rejects: pl.DataFrame, read: int, kept: int, max_bad: float, path: Path | None
 ) -> None:
     """Raises LogError if too many rows are bad, or none is left."""
-    if read == 0:
-        raise LogError("the log has no rows")
     bad = rejects.filter(pl.col("reason") != REPEATED)
     if kept and len(bad) <= max_bad * read:
         return

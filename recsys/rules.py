@@ -29,13 +29,17 @@ def excluded(
     if leaves_out_bought:
         held = (session.past.types, session.current.types)
         out.update(item for types in held for item in types if "purchase" in types[item])
-    if not out and not (leaves_out_bought and user >= 0):
+    of_history = user >= 0 and (leaves_out_bought or placement.exclude_seen)
+    if not out and not of_history:
         return NO_ROWS
     # Plain sets: they are small, and numpy's would cost more than all the rest.
     rows = set(bundle.items.rows(list(out)).tolist()) if out else set()
-    if leaves_out_bought and user >= 0:
+    if of_history:
         entries = bundle.history.of(user)
-        rows.update(bundle.history.items[entries][bundle.history.bought[entries]].tolist())
+        items = bundle.history.items[entries]
+        if not placement.exclude_seen:
+            items = items[bundle.history.bought[entries]]
+        rows.update(items.tolist())
     rows.discard(-1)
     return np.array(sorted(rows), dtype=np.int32)
 
@@ -51,8 +55,10 @@ def barred(
 
 
 def _taken_out(session: Session, placement: Placement) -> Iterable[str]:
-    """Items that a placement excludes for what happened to them in the current session."""
-    if "any" in placement.exclude:
-        return session.current.types
-    exclude = placement.exclude
-    return [item for item, types in session.current.types.items() if not types.isdisjoint(exclude)]
+    """Items that a placement excludes for what happened to them live."""
+    current, exclude = session.current.types, placement.exclude
+    if "any" in exclude:
+        touched = list(current)
+    else:
+        touched = [item for item, types in current.items() if not types.isdisjoint(exclude)]
+    return [*touched, *session.past.types] if placement.exclude_seen else touched

@@ -128,21 +128,24 @@ def markdown(values: Values, foot: str) -> str:
     """Our figures beside the published ones and the baselines, for the README."""
     published, notes = _published()
     lines = [
-        "| | recsys | popular | ALS fold-in | VMIS-kNN | published |",
-        "|---|---|---|---|---|---|",
+        "| | recsys | goal | popular | ALS fold-in | VMIS-kNN | published |",
+        "|---|---|---|---|---|---|---|",
     ]
     ranked = [target for target in TARGETS if target.path[:2] == FULL]
     for dataset, pair in itertools.groupby(ranked, lambda target: target.dataset):
         figures = list(pair)
         labels = " / ".join(figure.label for figure in figures)
         ours = " / ".join(_spread(values, figure) for figure in figures)
+        goals = " / ".join(_goal(values, figure) for figure in figures)
         beside = [_baseline(values, figures, kind) for kind in ("popular", "als", "vmis")]
         others = ", ".join(published[dataset]) or "none that we could open"
-        lines.append(f"| {' | '.join([f'{dataset} {labels}', f'**{ours}**', *beside, others])} |")
-    lines += ["", *notes, "", "| | measured |", "|---|---|"]
+        cells = [f"{dataset} {labels}", f"**{ours}**", goals, *beside, others]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *notes, "", "| | measured | goal |", "|---|---|---|"]
     for target in TARGETS:
         if target.path[:2] != FULL:
-            lines.append(f"| {target.dataset}: {target.label} | {_spread(values, target)} |")
+            cells = [f"{target.dataset}: {target.label}", _spread(values, target)]
+            lines.append(f"| {' | '.join([*cells, _goal(values, target)])} |")
     return "\n".join([*lines, "", foot])
 
 
@@ -175,6 +178,15 @@ def _spread(values: Values, target: Target) -> str:
         return "–"
     spread = f" ± {target.text(statistics.stdev(found))}" if len(found) > 1 else ""
     return target.text(statistics.fmean(found)) + spread
+
+
+def _goal(values: Values, target: Target) -> str:
+    """What a figure must be, and whether it is not."""
+    if target.must is None:
+        return ""
+    found = values(target)
+    missed = found and target.met(statistics.fmean(found)) == "missed"
+    return target.text(target.must) + (", missed" if missed else "")
 
 
 def _baseline(values: Values, figures: list[Target], kind: str) -> str:

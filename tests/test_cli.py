@@ -124,7 +124,20 @@ def test_tune_writes_what_it_found_and_goes_on(
         (["train", "clicks.parquet", "--config", "ivfpq.toml"], "ivfpq needs 256 items"),
         (["tune", "clicks.parquet", "--holdout", "0.001"], "too short to tune on"),
         (["tune", "clicks.parquet", "--placement", "defalt"], "did you mean 'default'"),
+        (["tune", "clicks.parquet", "--minutes", "0"], "--minutes: must be above 0, got 0"),
         (["evaluate"], "give a log"),
+        (
+            [
+                "evaluate",
+                "--train",
+                "clicks.parquet",
+                "--test",
+                "clicks.parquet",
+                "--holdout",
+                "1d",
+            ],
+            "--holdout cuts one LOG",
+        ),
         (["evaluate", "--train", "clicks.parquet"], "go together"),
         (["evaluate", "clicks.parquet", "--placement", "defalt"], "did you mean 'default'"),
     ],
@@ -136,6 +149,15 @@ def test_wrong_input_is_named_with_status_2(
     assert main(arguments) == 2
     assert text in " ".join(capsys.readouterr().err.split())
     assert not Path("data/bundles").exists()
+
+
+def test_protocol_user_needs_users(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a log that names none it says so, and how to name them."""
+    pl.read_parquet(log).drop("user_id").write_parquet("nobody.parquet")
+    assert main(["evaluate", "nobody.parquet", "--protocol", "user"]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "names one that training knew" in text
+    assert "--columns user_id=NAME" in text
 
 
 def dirty(path: Path) -> Path:
@@ -185,3 +207,20 @@ def test_interruption_publishes_nothing(
     assert main(["train", str(log), "--data-dir", "d"]) == 1
     assert "interrupted" in capsys.readouterr().err
     assert not Path("d/bundles").exists()
+
+
+def test_an_interrupted_ablation_leaves_the_report(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was evaluated by then is shown and written, and says what is missing."""
+
+    def interrupt(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys.evaluation.ablation.ablation", interrupt)
+    assert main(["evaluate", str(log), "--report", "out.html", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "the ablation was interrupted" in " ".join(captured.err.split())
+    assert "ndcg@20" in captured.err
+    assert json.loads(captured.out.splitlines()[-1])["ablation"] is None
+    assert "the ablation was interrupted" in Path("out.html").read_text()

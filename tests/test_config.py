@@ -58,6 +58,11 @@ def test_a_configuration_survives_the_bundle() -> None:
         ),
         ({"placements": {"p": {"diversity": 1.5}}}, "p.diversity: must be from 0 to 1, got 1.5"),
         ({"placements": {"p": {"diversity": -1}}}, "p.diversity: must not be negative, got -1.0"),
+        (
+            {"placements": {"p": {"sources": ["popular"], "ranking": "transitions"}}},
+            "p.sources: only the ranker asks them; with ranking = 'transitions' leave them out",
+        ),
+        ({"ranker": {"tail": 1.5}}, "ranker.tail: a share of the log, below 1, got 1.5"),
         ({"placements": []}, "placements: expected tables, got []"),
         ({"placements": {"basket": 3}}, "placements.basket: expected a table, got 3"),
         ({"embedding": 3}, "embedding: expected a table, got 3"),
@@ -72,6 +77,15 @@ def test_mistakes_are_named(data: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config_from_dict(data)
     assert text in str(caught.value)
+
+
+def test_a_placement_whose_source_is_off_is_refused() -> None:
+    """Once it is known which are on, which for some depends on the log."""
+    asked = config_from_dict({"placements": {"p": {"sources": ["own", "item_knn"]}}})
+    text = "placements.p.sources: 'item_knn' is off; give it candidates: retrieval.item_knn = 30"
+    with pytest.raises(ConfigError, match=text):
+        asked.settled(simultaneous=False)
+    assert asked.settled(simultaneous=True).placements["p"].sources == ("own", "item_knn")
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

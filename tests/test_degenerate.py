@@ -135,6 +135,9 @@ def test_every_visitor_gets_an_honest_list(name: str, bundle: Bundle) -> None:
             answer = recommend(bundle, session, Request(n=20, placement=placement))
             shown = set(answer.item_ids)
             out = known & set(session.current.types) if "any" in rules.exclude else set()
+            if rules.exclude_seen and (session.user_id or "") in bundle.users:
+                theirs = LOGS[name].filter(pl.col("user_id") == session.user_id)
+                out |= set(theirs["item_id"])
             assert len(shown) == len(answer.item_ids) == min(20, len(known) - len(out))
             assert shown <= known - out
             assert all(map(math.isfinite, answer.scores))

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     *("events", "config"),
     *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
-    *("interactions", "session"),
+    *("interrupts", "interactions", "session"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
     *("models.transitions", "models.continuations"),
@@ -24,7 +24,7 @@ ORDER = [
     *("embedded", "store", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
-    *("evaluation.findings", "evaluation.tables", "evaluation.evaluate", "evaluation.ablation"),
+    *("evaluation.findings", "evaluation.evaluate", "evaluation.ablation", "evaluation.tables"),
     *("evaluation.origin", "evaluation.plots", "evaluation.page"),
     *("tuning.space", "tuning.questions", "tuning.trials", "tuning.fits", "tuning.ranked"),
     *("tuning.stages", "tuning.sources", "tuning.plan", "tuning.tune", "tuning.settings"),

@@ -56,10 +56,11 @@ def test_what_this_session_takes_out(bundle: Bundle, placement: str, expected: s
 
 @pytest.mark.parametrize(
     ("placement", "expected"),
-    [("default", "agh"), ("continue", "h"), ("discover", "agh"), ("basket", "h")],
+    [("default", "agh"), ("continue", "h"), ("discover", "abcgh"), ("basket", "h")],
 )
 def test_what_earlier_sessions_take_out(bundle: Bundle, placement: str, expected: str) -> None:
-    """What was bought before is out where bought items are; what was refused, everywhere."""
+    """What was bought before is out where bought items are; what was refused, everywhere; all that
+    was touched, live or in training, where only what is new may come."""
     session = Session.from_events([], events("before", g="purchase", h="dislike", c="view"))
     assert out(bundle, PLACEMENTS[placement], session, user=0) == set(expected)
 

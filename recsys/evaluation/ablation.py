@@ -1,12 +1,12 @@
 """Ablation: what each source and each group of features is worth, found by doing without it.
 
 The ranker is trained once more without the part, from the same examples; a source that is off also
-proposes nothing when lists are made. All lists of one moment are made one after another, so that
-figures and microseconds are paired.
+proposes nothing when lists are made. All lists of one moment are made one after another, each time
+from another variant on, so that figures and microseconds are paired.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from time import perf_counter_ns
 from typing import Any
@@ -31,6 +31,27 @@ REQUESTS = 12_000  # that a ranker learns from here: a dozen are trained
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """What was asked of every variant, and what came of it.
+
+    lists: made by each. requests: that each ranker learned from. figures: "metric@k" -> mean, with
+    all parts. microseconds: median of a request, with all parts. parts: one row each: {off, group,
+    figures, difference, microseconds}, the latter two less those with all parts; a difference has
+    its 95 % interval, sessions drawn whole.
+    """
+
+    lists: int
+    requests: int
+    figures: dict[str, float]
+    microseconds: float
+    parts: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Variant:
     """A bundle with one part off. group: what kind of part, "" where nothing is off."""
 
@@ -50,25 +71,21 @@ def ablation(
     placement: str,
     seed: int,
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
-    """One row a part: {off, group, figures, difference, microseconds}; nothing without a ranker.
-
-    figures: "metric@k" -> mean. difference: the same less that with all parts, with its 95 %
-    interval, sessions drawn whole. microseconds: median of a request, less that with all parts.
-    """
+) -> Ablation | None:
+    """Do without each part of a bundle, trained on ``train``, in turn; None without a ranker."""
     if not len(bundle.forest.leaves):
-        return []
+        return None
     settings = replace(bundle.config.ranker, requests=min(REQUESTS, bundle.config.ranker.requests))
     try:
         shown = examples(train, replace(bundle.config, ranker=settings), Stages(progress))
     except NothingToLearnError:
-        return []
+        return None
     variants = list(_variants(bundle, shown, progress))
     values, clusters, spent = _values(
         variants, test, protocol, min_prefix, at, placement, seed, progress
     )
     if not len(clusters):
-        return []
+        return None
     columns = [f"{name}@{at}" for name in METRICS]
     rows = []
     for v, variant in enumerate(variants[1:], 1):
@@ -87,7 +104,13 @@ def ablation(
                 "microseconds": float(np.median(spent[:, v]) - np.median(spent[:, 0])),
             }
         )
-    return rows
+    return Ablation(
+        lists=len(values),
+        requests=len(shown.groups),
+        figures=dict(zip(columns, values[:, 0].mean(axis=0).tolist(), strict=True)),
+        microseconds=float(np.median(spent[:, 0])),
+        parts=rows,
+    )
 
 
 def _variants(bundle: Bundle, shown: Examples, progress: Progress | None) -> Iterator[Variant]:
@@ -132,7 +155,8 @@ def _values(
     panel, request = Panel(bundle, placement, at), Request(n=at, placement=placement)
     found = moments(test, bundle.config, protocol, min_prefix, drawn(test, LISTS, seed))
     task = progress.add_task("ablation lists", total=LISTS) if progress else None
-    values, clusters, spent = [], [], []
+    values: list[NDArray[np.float64]] = []
+    clusters, spent = [], []
     with threadpool_limits(1):
         for sample in islice(found, LISTS):
             session = sample.moment.session(bundle.config)
@@ -140,7 +164,7 @@ def _values(
             if targets:
                 # Whoever is asked first fetches the visitor's items from memory for all others.
                 recommend(bundle, session, request)
-                answers = [_timed(variant.bundle, session, request) for variant in variants]
+                answers = _answers(variants, session, request, first=len(values))
                 hits = np.zeros((len(variants), at), dtype=bool)
                 for v, (items, _) in enumerate(answers):
                     hits[v, : len(items)] = [item in targets for item in items]
@@ -152,6 +176,16 @@ def _values(
                 progress.advance(task)
     numbers = np.unique(clusters, return_inverse=True)[1]
     return np.array(values), numbers, np.array(spent)
+
+
+def _answers(
+    variants: list[Variant], session: Session, request: Request, first: int
+) -> list[tuple[list[str], float]]:
+    """Items and microseconds of every variant. first: who is asked first, as the later find more of
+    what they need in the processor's caches."""
+    order = np.roll(np.arange(len(variants)), -first).tolist()
+    answers = {v: _timed(variants[v].bundle, session, request) for v in order}
+    return [answers[v] for v in range(len(variants))]
 
 
 def _timed(bundle: Bundle, session: Session, request: Request) -> tuple[list[str], float]:

@@ -212,6 +212,12 @@ def _watched(found: Iterator[Sample], rows: int, progress: Progress | None) -> I
 def _nothing(partial: bool, protocol: str, min_prefix: int) -> str:
     if partial:
         return "interrupted before the first list was asked for"
+    if protocol == "user":
+        return (
+            "nothing to evaluate: protocol 'user' asks for a list of each known user, and no event "
+            "of an item in the test log names one that training knew; map the column that does "
+            "(--columns user_id=NAME)"
+        )
     return (
         f"nothing to evaluate: no test session has an item for {protocol!r} to look for after "
         f"{min_prefix} positive item event(s); sessions of one item tell nothing"

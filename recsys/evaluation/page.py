@@ -43,8 +43,8 @@ def write(path: Path, report: Plain) -> None:
 def render(report: Plain) -> str:
     """The page of a report in plain JSON values (`Report.to_dict`).
 
-    Optional fields: ``reproduce`` as in `recsys.evaluation.origin`; ``ablation``, a list of {off,
-    group, figures, difference, microseconds}, difference being metric -> {value, low, high}.
+    Optional fields: ``reproduce`` as in `recsys.evaluation.origin`; ``ablation`` as in
+    `recsys.evaluation.ablation`.
     """
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -63,7 +63,7 @@ def render(report: Plain) -> str:
         four=SYSTEMS,
         others=[n for n in report["systems"] if n not in (*SYSTEMS, *report["silent"])],
         pictures=pictures,
-        ablation=report.get("ablation", []),
+        ablation=report.get("ablation"),
         reproduce=report.get("reproduce"),
         # Inside a script element only "</" would end it early.
         data=Markup(orjson.dumps(report).decode().replace("</", "<\\/")),

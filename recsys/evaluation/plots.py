@@ -153,11 +153,11 @@ def sources(report: Plain) -> str | None:
 
 def ablation(report: Plain) -> str | None:
     """What is lost without each source or group of features."""
-    rows = report.get("ablation")
-    if not rows:
+    found = report.get("ablation")
+    if not found:
         return None
     metric = f"ndcg@{report['calibration']['at']}"
-    shown = {row["off"]: row["difference"][metric] for row in rows}
+    shown = {row["off"]: row["difference"][metric] for row in found["parts"]}
 
     def draw(axes: Axes) -> None:
         _intervals(axes, shown, "accent")

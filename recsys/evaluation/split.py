@@ -95,8 +95,9 @@ def check_order(train: Log, test: Log) -> None:
 
     Row orders of two logs cannot be compared: there the caller vouches for the order.
     """
-    if train.frame.is_empty() or test.frame.is_empty():
-        raise EvaluationError("the training log or the test log is empty")
+    for which, part in (("training", train), ("test", test)):
+        if part.frame.is_empty():
+            raise EvaluationError(f"the {which} log is empty")
     if "rows" in (train.clock, test.clock):
         return
     last, first = train.frame["timestamp"][-1], test.frame["timestamp"][0]

@@ -179,7 +179,7 @@ class Panel:
         if ranking == "fold_in":
             config = replace(config, blend=replace(config.blend, weights=FOLD_IN))
             ranking = "blend"
-        placement = replace(self.placement, ranking=ranking)
+        placement = replace(self.placement, ranking=ranking, sources=())
         placements = {**config.placements, self.request.placement: placement}
         return replace(self.bundle, config=replace(config, placements=placements))
 

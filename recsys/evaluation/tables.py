@@ -1,13 +1,13 @@
 """Tables: a report for a terminal, which may be 80 columns wide."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from recsys.evaluation.ablation import Ablation
 from recsys.evaluation.report import Lift, Report
 from recsys.evaluation.systems import SYSTEMS
 from recsys.metrics import Estimate
@@ -18,20 +18,33 @@ def report_table(report: Report) -> Group:
     return Group(*_parts(report))
 
 
-def ablation_table(rows: list[dict[str, Any]]) -> Table:
-    """What changes when one source or group of features is off; rows as `ablation` gives them."""
-    columns = [name for name in rows[0]["figures"] if name.split("@")[0] in ("hr", "mrr", "ndcg")]
-    table = _table("off", "part", *columns, "95 % interval of the last", "µs")
-    for row in rows:
+def ablation_table(found: Ablation) -> Group:
+    """What changes when one source or group of features is off."""
+    columns = [name for name in found.figures if name.split("@")[0] in ("hr", "mrr", "ndcg")]
+    table = _table("off", *columns, "its 95 % interval", "µs")
+    all_on = (f"{found.figures[column]:.4f}" for column in columns)
+    table.add_row("nothing", *all_on, "", f"{found.microseconds:.0f}")
+    group = None
+    for row in found.parts:
+        if row["group"] != group:
+            group = row["group"]
+            table.add_row(f"[bold]{group}[/]")
         last = row["difference"][columns[-1]]
         table.add_row(
-            row["off"],
-            row["group"],
+            f"  {row['off']}",
             *(f"{row['difference'][column]['value']:+.4f}" for column in columns),
             f"{last['low']:+.4f} … {last['high']:+.4f}",
             f"{row['microseconds']:+.0f}",
         )
-    return table
+    return Group(Text(ablation_words(found)), table)
+
+
+def ablation_words(found: Ablation) -> str:
+    """Why its figures are not those of the report."""
+    return (
+        f"ablation: {found.lists:,} of the lists, rankers that learn from {found.requests:,} "
+        "requests"
+    )
 
 
 def percent(estimate: Estimate) -> tuple[str, str]:

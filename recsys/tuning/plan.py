@@ -89,8 +89,10 @@ class Plan:
         return Stage("blend", BLEND, settings, self._by_blend, *self.by_blend)
 
     def weigh(self, ranked: Ranked) -> Stage:
-        """Which sources the ranker asks."""
-        settings = counts_of(self._for_ranker())
+        """Which sources the ranker asks; those that a placement names are not in question."""
+        placements = self.fits.start.config.placements.values()
+        named = {source for placement in placements for source in placement.sources}
+        settings = counts_of([s for s in self._for_ranker() if s not in named])
         return Stage("sources", WEIGH, settings, self._by_ranker(ranked), *self.by_ranker)
 
     def ranker(self, ranked: Ranked, config: Config) -> Stage:
@@ -124,8 +126,10 @@ class Plan:
         if self.only:
             sources = ["item_knn", "item_knn_past"] if table == "item_knn" else [table]
             return self.only if self.only in sources else None
-        if table == "embedding" or (table == "item_knn" and not self.ranked):
-            return table  # what the others propose is scored by it; the blend rests on both
+        if table == "embedding":
+            return table  # what the others propose is scored by it, and the blend rests on it
+        if table == "item_knn" and not self.ranked:
+            return table if min(map(len, self.live)) else "item_knn_past"  # likewise
         if self.ranked and self._proposes(table):
             return table
         if self.ranked and table == "item_knn" and self._proposes("item_knn_past"):

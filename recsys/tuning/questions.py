@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from recsys import retrieval, rules
 from recsys.bundle import Bundle
-from recsys.evaluation.replay import PROTOCOLS, Moment, Sample, openings, samples
-from recsys.evaluation.split import EvaluationError
+from recsys.evaluation.evaluate import moments
+from recsys.evaluation.replay import PROTOCOLS, Moment, Sample, openings
+from recsys.evaluation.split import EvaluationError, check_point_in_time
 from recsys.logs import Log
 from recsys.metrics import METRICS, Estimate, Floats, bootstrap_means, difference
 from recsys.recommend import Request, placement_of, recommend
@@ -29,7 +30,11 @@ DEPTH = 20
 
 # The mean of two: the one says whether the right item is among the candidates at all, the other
 # whether it stands in front; a ranker needs the first of a source and learns from the second.
-FIGURES = {"next-item": ("hr", "mrr"), "rest-of-session": ("recall", "ndcg")}
+FIGURES = {
+    "next-item": ("hr", "mrr"),
+    "rest-of-session": ("recall", "ndcg"),
+    "user": ("recall", "ndcg"),
+}
 
 Rows = NDArray[np.int32]
 
@@ -122,18 +127,16 @@ def exams(
     bundle: fitted on what precedes the tail. Raises EvaluationError where it knows later events, or
     where the tail has no question.
     """
-    first = float(tail.frame["timestamp"].min())  # type: ignore[arg-type]  # not empty
-    if bundle.cutoff >= first:
-        raise EvaluationError(
-            f"the models saw events up to {bundle.cutoff:.0f}, the tail begins at {first:.0f}: "
-            "they would be judged by what they have seen"
-        )
+    check_point_in_time(bundle, tail)
     config = bundle.config
     rng = np.random.default_rng(config.training.seed)
-    chance, share = (SEARCH + PROOF) / len(tail.frame), SEARCH / (SEARCH + PROOF)
-    found = samples(tail.frame, config, min_prefix)
-    if min_prefix == 1:
+    found = moments(tail, config, protocol, min_prefix, None)
+    most = len(tail.frame)
+    if protocol == "user":
+        most = tail.frame["user_id"].n_unique()
+    elif min_prefix == 1:
         found = chain(found, openings(tail.frame, config))
+    chance, share = (SEARCH + PROOF) / most, SEARCH / (SEARCH + PROOF)
     searched: dict[str, bool] = {}
     drawn: tuple[list[Question], list[Question]] = ([], [])
     for sample in found:

@@ -5,6 +5,7 @@ each source alone ──► the blend ──► which sources the ranker asks �
 
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from math import ceil
 from time import monotonic
 from typing import Any
 
@@ -14,8 +15,7 @@ from rich.progress import Progress
 
 from recsys import training
 from recsys.config import Config
-from recsys.evaluation.evaluate import check_question
-from recsys.evaluation.replay import samples
+from recsys.evaluation.evaluate import check_moments, check_question
 from recsys.evaluation.split import EvaluationError, Split, split
 from recsys.interactions import fold
 from recsys.logs import Log
@@ -111,6 +111,7 @@ def tune(
     on, UnknownPlacementError.
     """
     aim = aim or Aim()
+    check_budget(minutes, trials)
     check_question(config, aim.protocol, aim.min_prefix, (DEPTH,), aim.placement)
     budget = Budget(minutes, trials)
     parts = _cut(log, aim, config)
@@ -122,12 +123,18 @@ def tune(
     once = 1.2 * (monotonic() - began)  # what it takes to train a pipeline and to ask it
     plan = Plan(Fits(start, fold(parts.train.frame, config.events)), (search_exam, proof))
     tuned = Tuned(config, config, aim, training.simultaneous(parts.train), notes=list(parts.notes))
-    course = _Course(tuned, plan, storage, budget, progress)
-    budget.reserve(2 * once if plan.ranked else once)
+    course = _Course(tuned, plan, storage, budget, once, progress)
+    budget.reserve(2 * once if course.ranks else once)
+    if budget.left == 0.0:
+        least = ceil((monotonic() - began + 3 * once) / 60)
+        raise EvaluationError(
+            f"--minutes {minutes:g}: training and asking took {once:.0f} s, so no time was left to "
+            f"try anything; give {least} or more"
+        )
     course.alone()
     course.blend()
     budget.reserve(once)
-    if plan.ranked and (budget.left is None or budget.left > once):
+    if course.ranks and (budget.left is None or budget.left > once):
         course.ranker(parts.train, min_gain)
     tuned.notes += course.missed()
     if budget.interrupted:
@@ -147,7 +154,10 @@ def tune(
 
 
 class _Course:
-    """The stages one after another, each with its share of the time that is left."""
+    """The stages one after another, each with its share of the time that is left.
+
+    once: seconds of training and asking a pipeline. ranks: there is a ranker to tune, and time.
+    """
 
     def __init__(
         self,
@@ -155,6 +165,7 @@ class _Course:
         plan: Plan,
         storage: JournalStorage,
         budget: Budget,
+        once: float,
         progress: Progress | None,
     ) -> None:
         self.tuned, self.plan, self.storage = tuned, plan, storage
@@ -164,7 +175,9 @@ class _Course:
         self._planned += ["blend"] * bool(self._blend) + ["sources", "ranker"] * plan.ranked
         self._weights = sum(stage.weight for stage in self._sources)
         self._weights += self._blend.weight if self._blend else 0
-        self._weights += WEIGH + RANKER if plan.ranked else 0
+        # Its sources are fitted anew first, which takes most of a training.
+        self.ranks = plan.ranked and (budget.left is None or budget.left > 3 * once)
+        self._weights += WEIGH + RANKER if self.ranks else 0
 
     def alone(self) -> None:
         """Each source by itself, so none depends on what was found of another."""
@@ -184,10 +197,11 @@ class _Course:
         with self.budget.interruptible():
             ranked = Ranked(head, self.tuned.config, self.progress)
             stage, config = self.plan.weigh(ranked), self.tuned.config
-            trials = self._trials(stage, config, digest(config))
             clock = self._clock(stage, 2 * len(stage.settings))
-            found, self.tuned.sources = weigh(stage, config, trials, clock, min_gain)
-            self._take_in(found)
+            if stage.settings:
+                trials = self._trials(stage, config, digest(config))
+                found, self.tuned.sources = weigh(stage, config, trials, clock, min_gain)
+                self._take_in(found)
             config = self.tuned.config
             self._search(self.plan.ranker(ranked, config), config, digest(config))
 
@@ -198,7 +212,8 @@ class _Course:
         if not missed:
             return []
         return [
-            f"there was no time to tune {', '.join(missed)}: the same command goes on with them"
+            f"there was no time to tune {', '.join(missed)}: the same command with more --minutes "
+            "goes on with them"
         ]
 
     def _search(self, stage: Stage, config: Config, version: str) -> None:
@@ -222,6 +237,14 @@ class _Course:
         return Clock(stage.name, self.budget, seconds, steps, self.progress)
 
 
+def check_budget(minutes: float | None, trials: int | None) -> None:
+    """Refuse what nothing can be tried in. Raises EvaluationError."""
+    if minutes is not None and not minutes > 0:
+        raise EvaluationError(f"--minutes: must be above 0, got {minutes:g}")
+    if trials is not None and trials < 1:
+        raise EvaluationError(f"--trials: must be at least 1, got {trials}")
+
+
 def digest(*things: Any) -> str:
     """A short name for values: configurations, their tables, texts, bytes."""
     plain = orjson.dumps(things, default=repr, option=orjson.OPT_SORT_KEYS)
@@ -233,9 +256,10 @@ def _cut(log: Log, aim: Aim, config: Config) -> Split:
         parts = split(log, aim.tail)
     except EvaluationError as error:
         raise EvaluationError(f"the log is too short to tune on: {error}") from error
-    if next(samples(parts.test.frame, config, aim.min_prefix), None) is None:
+    try:
+        check_moments(parts.test, config, aim.protocol, aim.min_prefix)
+    except EvaluationError as error:
         raise EvaluationError(
-            f"there is nothing to tune on: no session of the last {aim.tail} of the log goes on "
-            f"after {aim.min_prefix} positive item event(s); sessions of one item tell nothing"
-        )
+            f"there is nothing to tune on in the last {aim.tail} of the log: {error}"
+        ) from error
     return parts

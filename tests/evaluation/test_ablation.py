@@ -3,13 +3,18 @@
 import dataclasses
 
 import pytest
+from rich.console import Console
 
 from recsys import features, retrieval
 from recsys.bundle import Bundle
-from recsys.evaluation.ablation import ablation
+from recsys.evaluation import ablation as module
+from recsys.evaluation.ablation import Ablation, ablation
 from recsys.evaluation.split import split
+from recsys.evaluation.tables import ablation_table
 from recsys.logs import Log, log_from_frame
 from recsys.metrics import METRICS
+from recsys.recommend import Request
+from recsys.session import Session
 from recsys.training import train
 from tests.synthetic import small_config
 from tests.test_training import RANKED, circle
@@ -25,9 +30,14 @@ def parts() -> tuple[Bundle, Log, Log]:
     return train(cut.train, config), cut.train, cut.test
 
 
+def found(parts: tuple[Bundle, Log, Log]) -> Ablation | None:
+    return ablation(*parts, protocol="next-item", min_prefix=1, at=1, placement="continue", seed=1)
+
+
 def asked(parts: tuple[Bundle, Log, Log]) -> dict[str, dict]:  # type: ignore[type-arg]
-    rows = ablation(*parts, protocol="next-item", min_prefix=1, at=1, placement="continue", seed=1)
-    return {row["off"]: row for row in rows}
+    without = found(parts)
+    assert without is not None
+    return {row["off"]: row for row in without.parts}
 
 
 def test_what_is_needed_is_missed(parts: tuple[Bundle, Log, Log]) -> None:
@@ -62,4 +72,53 @@ def test_without_a_ranker_there_is_nothing_to_leave_out(parts: tuple[Bundle, Log
     config = dataclasses.replace(
         bundle.config, ranker=dataclasses.replace(bundle.config.ranker, enabled=False)
     )
-    assert asked((train(train_log, config), train_log, test_log)) == {}
+    assert found((train(train_log, config), train_log, test_log)) is None
+
+
+def test_differences_are_from_what_all_parts_give(parts: tuple[Bundle, Log, Log]) -> None:
+    """The figures of nothing off, of as many lists, stand beside them."""
+    without = found(parts)
+    assert without is not None
+    assert 0 < without.lists <= 4000
+    assert 0 < without.requests <= 12_000
+    assert without.microseconds > 0
+    for row in without.parts:
+        for name, value in without.figures.items():
+            change = row["figures"][name] - value
+            assert row["difference"][name]["value"] == pytest.approx(change)
+
+
+def test_every_variant_is_asked_first_in_turn(
+    parts: tuple[Bundle, Log, Log], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the later ones would seem faster."""
+    first, variants, last = [], set(), None
+    original = module._timed
+
+    def watched(bundle: Bundle, session: Session, request: Request) -> tuple[list[str], float]:
+        nonlocal last
+        variants.add(id(bundle))
+        if session is not last:
+            first.append(id(bundle))
+        last = session
+        return original(bundle, session, request)
+
+    monkeypatch.setattr(module, "_timed", watched)
+    without = found(parts)
+    assert without is not None
+    assert len(first) == without.lists
+    counts = [first.count(variant) for variant in variants]
+    assert len(counts) == len(without.parts) + 1
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_terminal_of_80_columns_shows_all_of_it(parts: tuple[Bundle, Log, Log]) -> None:
+    """No name and no figure is cut off."""
+    without = found(parts)
+    assert without is not None
+    console = Console(width=80, record=True)
+    console.print(ablation_table(without))
+    shown = console.export_text()
+    assert "…" not in shown.replace(" … ", "")
+    for row in without.parts:
+        assert f" {row['off']} " in shown

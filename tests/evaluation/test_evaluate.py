@@ -52,9 +52,23 @@ def test_strangers(anonymous: tuple[Bundle, Log]) -> None:
 
 def test_known_users(known: tuple[Bundle, Log]) -> None:
     """With users all four systems differ, and the session is worth more than who it is."""
-    systems = evaluate(*known, placement="discover", at=(10,)).systems
+    systems = evaluate(*known, placement="basket", at=(10,)).systems
     assert len({tuple(figures.values()) for figures in systems.values()}) == 4
     assert systems["session"]["ndcg@10"] > systems["batch"]["ndcg@10"]
+
+
+def test_what_is_drawn_together(known: tuple[Bundle, Log], anonymous: tuple[Bundle, Log]) -> None:
+    """A bootstrap draws users with all their sessions, and sessions where there is no user."""
+    of_users, of_sessions = evaluate(*known), evaluate(*anonymous)
+    assert of_users.clusters == known[1].frame["user_id"].n_unique() < of_users.sessions
+    assert of_sessions.clusters == of_sessions.sessions
+    # Half of the sessions signed in: their users are drawn, and each of the others by itself.
+    bundle, test = known
+    signed_in = pl.col("session_id").str.tail(1).is_in(list("02468"))
+    frame = test.frame.with_columns(user_id=pl.when(signed_in).then("user_id"))
+    mixed = evaluate(bundle, dataclasses.replace(test, frame=frame))
+    users = frame.filter(signed_in)["user_id"].n_unique()
+    assert mixed.clusters == users + frame.filter(~signed_in)["session_id"].n_unique()
 
 
 def test_shape(anonymous: tuple[Bundle, Log]) -> None:

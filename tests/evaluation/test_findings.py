@@ -140,8 +140,8 @@ def test_rare_items() -> None:
 def test_figures_against_brute_force(known: tuple[Bundle, Log]) -> None:
     """Make-up, coverage and calibration equal a plain count over the lists."""
     bundle, test = known
-    report = evaluate(bundle, test, at=(4,), placement="discover")
-    panel = Panel(bundle, "discover", 4)
+    report = evaluate(bundle, test, at=(4,), placement="basket")
+    panel = Panel(bundle, "basket", 4)
     bucket = popularity_buckets(bundle.popularity.counts)
     share = bundle.popularity.counts / bundle.popularity.counts.sum()
     vectors = item_vectors(bundle)

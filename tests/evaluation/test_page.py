@@ -21,15 +21,21 @@ SECTIONS = [
     *("headline", "systems", "lift", "freshness", "length", "latency", "sources"),
     *("ablation", "tables", "makeup", "slices", "notes", "reproduce"),
 ]
-ABLATION = [
-    {
-        "off": "transitions",
-        "group": "source",
-        "figures": {"hr@5": 0.4, "ndcg@5": 0.25},
-        "difference": {"ndcg@5": {"value": -0.0123, "low": -0.02, "high": -0.0045}},
-        "microseconds": 31.4,
-    }
-]
+ABLATION = {
+    "lists": 1234,
+    "requests": 5678,
+    "figures": {"hr@5": 0.41, "ndcg@5": 0.2623},
+    "microseconds": 250.0,
+    "parts": [
+        {
+            "off": "transitions",
+            "group": "source",
+            "figures": {"hr@5": 0.4, "ndcg@5": 0.25},
+            "difference": {"ndcg@5": {"value": -0.0123, "low": -0.02, "high": -0.0045}},
+            "microseconds": 31.4,
+        }
+    ],
+}
 ORIGIN = {
     "command": "recsys evaluate a.csv --report '<b>.html'",
     "version": "1.2.3",

@@ -170,12 +170,35 @@ def test_what_is_not_better_as_a_whole_is_not_kept(
     assert any("not better" in note for note in tuned.notes)
 
 
-def test_a_budget_of_no_time_changes_nothing(users: Log, tmp_path: Path) -> None:
-    """No stage begins; the start stays; the notes say what was not tuned."""
-    tuned = run(users, blend_config(), tmp_path, trials=None, minutes=0.0)
+def test_a_budget_of_no_time_is_refused(users: Log, tmp_path: Path) -> None:
+    """Where nothing could be tried, the error says how much time it takes, and nothing is kept."""
+    with pytest.raises(EvaluationError, match="no time was left to try anything; give 1 or more"):
+        run(users, blend_config(), tmp_path, trials=None, minutes=0.0001)
+    for minutes in (0.0, -3.0):
+        with pytest.raises(EvaluationError, match="--minutes: must be above 0"):
+            run(users, blend_config(), tmp_path, trials=None, minutes=minutes)
+    with pytest.raises(EvaluationError, match="--trials: must be at least 1"):
+        run(users, blend_config(), tmp_path, trials=0)
+
+
+def test_stages_without_time_are_named(
+    users: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not tuned for want of time is in the notes."""
+    monkeypatch.setattr(tuning.Budget, "share", lambda *_args: 0.0)
+    tuned = run(users, blend_config(), tmp_path, trials=None, minutes=1.0)
     assert [found.trials for found in tuned.found] == [0, 0, 0]
     assert not tuned.better
     assert any("no time to tune item_knn, embedding, blend:" in note for note in tuned.notes)
+
+
+def test_users_alone_are_tuned_for(users: Log, tmp_path: Path) -> None:
+    """With the protocol of user-item data the questions are known users before they come."""
+    tuned = run(users, blend_config(), tmp_path, aim=Aim(protocol="user"))
+    assert tuned.aim.mark == "mean of recall@20 and ndcg@20"
+    assert {found.stage for found in tuned.found} == {"item_knn", "embedding", "blend"}
+    bare = log_from_frame(users.frame.drop("timestamp").with_columns(session_id="user_id"))
+    assert run(bare, blend_config(), tmp_path / "bare", aim=Aim(protocol="user")).found
 
 
 def test_an_interrupt_keeps_what_was_found(
@@ -258,7 +281,7 @@ def test_models_that_saw_the_tail_are_refused(
         return replace(original(log, test), train=log)
 
     monkeypatch.setattr(tuning, "split", leaking)
-    with pytest.raises(EvaluationError, match="judged by what they have seen"):
+    with pytest.raises(EvaluationError, match="it has seen the future"):
         run(users, blend_config(), tmp_path)
 
 

@@ -1,0 +1,212 @@
+"""Nothing of the future: what training and evaluation know at a moment does not depend on it.
+
+Each request is made twice: in a log as it went on, and in one whose later events are of others.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recsys import features, training
+from recsys.bundle import Bundle
+from recsys.config import Config
+from recsys.evaluation.evaluate import moments
+from recsys.evaluation.replay import Sample
+from recsys.evaluation.split import split
+from recsys.evaluation.systems import ON_REQUEST, Panel
+from recsys.events import Event
+from recsys.logs import Log, log_from_frame
+from recsys.retrieval import SOURCES
+from recsys.training import train
+from tests.synthetic import log_frame, small_config
+
+ITEMS = 14  # few, so that the item looked for is always among the candidates
+RANKED = {
+    "ranker": {"min_requests": 50, "tail": 0.3, "trees": 20, "leaves": 7, "min_leaf": 5},
+    "session_embedding": {"embedding_size": 8, "negatives": 32, "batch": 64, "epochs": 4},
+    "retrieval": dict.fromkeys(SOURCES, ITEMS),
+}
+REQUESTS = 40  # of each kind that are looked at
+
+Part = tuple[Bundle, Log, Config]  # sources, a tail they have not seen, a settled configuration
+
+
+def visits(seed: int = 3) -> pl.DataFrame:
+    """Visits that overlap, half of them of ten users who come back, with carts and purchases."""
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, object]] = []
+    for visit in range(240):
+        user = f"u{rng.integers(10)}" if visit % 2 else None
+        start = int(rng.integers(ITEMS))
+        for step in range(int(rng.integers(2, 7))):
+            item = (start + step * int(rng.integers(1, 3))) % ITEMS
+            kind = str(rng.choice(["view", "view", "view", "cart", "purchase"]))
+            when = 1.7e9 + 40 * visit + 60 * step + float(rng.random())
+            rows.append(
+                {"session_id": f"s{visit}", "user_id": user, "item_id": f"i{item}", "type": kind}
+                | {"timestamp": when}
+            )
+    return log_frame(sorted(rows, key=lambda row: row["timestamp"]))  # type: ignore[arg-type, return-value]
+
+
+def baskets() -> pl.DataFrame:
+    """The same as purchases whose lines share the time of their basket."""
+    together = pl.col("timestamp").min().over("session_id")
+    return visits(4).with_columns(together, type=pl.lit("purchase")).sort("timestamp", "session_id")
+
+
+@pytest.fixture(scope="module", params=[visits, baskets])
+def part(request: pytest.FixtureRequest) -> Part:
+    log = log_from_frame(request.param())
+    config = small_config(**RANKED).settled(simultaneous=training.simultaneous(log))
+    cut = split(log, "0.3")
+    return train(cut.train, config), cut.test, config
+
+
+def with_other_future(tail: Log, row: int, seed: int = 0) -> Log:
+    """The log whose events from a row on are of the same sessions but of other items."""
+    items = tail.frame["item_id"].to_numpy().copy()
+    rng = np.random.default_rng(seed)
+    later = np.array([int(item[1:]) for item in items[row:]])
+    items[row:] = [f"i{k}" for k in (later + rng.integers(1, ITEMS, len(later))) % ITEMS]
+    frame = tail.frame.with_columns(item_id=pl.Series(items, dtype=pl.String))
+    return dataclasses.replace(tail, frame=frame)
+
+
+def key(sample: Sample) -> tuple[int, bool]:
+    """Which request it is: the row of its moment, and whether it comes before the session."""
+    return sample.moment.row, sample.prefix == 0
+
+
+def future_of(asked: tuple[int, bool]) -> int:
+    """The first row that a request must not know."""
+    row, opening = asked
+    return row if opening else row + 1
+
+
+def learned(
+    part: Part, tail: Log, asked: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
+) -> training.Examples:
+    """What the ranker is taught by one request of a tail."""
+    head, _, config = part
+    with monkeypatch.context() as patch:
+        every = training._sampled
+
+        def one(frame: pl.DataFrame, *rest: object) -> Iterator[Sample]:
+            return (sample for sample in every(frame, *rest) if key(sample) == asked)  # type: ignore[arg-type]
+
+        patch.setattr(training, "_sampled", one)
+        return training.replayed(head, tail, config)
+
+
+def leaks(part: Part, asked: tuple[int, bool], monkeypatch: pytest.MonkeyPatch) -> set[str] | None:
+    """Features of a request that depend on what comes after it; None where nothing is learned of
+    it."""
+    _, tail, _ = part
+    other = with_other_future(tail, future_of(asked))
+    one, two = (learned(part, log, asked, monkeypatch) for log in (tail, other))
+    if not (len(one.groups) and len(two.groups)):
+        return None
+    if one.table.shape != two.table.shape:
+        return {"candidates"}
+    differ = (one.table != two.table).any(axis=0)
+    return {name for name, differs in zip(one.names, differ, strict=True) if differs}
+
+
+def requests(part: Part) -> list[tuple[int, bool]]:
+    """Some that follow an event, and some before a known user's first."""
+    _, tail, config = part
+    drawn = list(training._sampled(tail.frame, config, np.random.default_rng(1)))
+    after = [key(sample) for sample in drawn if sample.prefix]
+    before = [key(sample) for sample in drawn if not sample.prefix]
+    assert after
+    assert before
+    return after[:: max(1, len(after) // REQUESTS)] + before[:REQUESTS]
+
+
+def test_no_feature_or_source_sees_an_event_after_the_request(
+    part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever follows, the ranker learns from the same candidates and features of a request."""
+    found = [leaks(part, asked, monkeypatch) for asked in requests(part)]
+    compared = [names for names in found if names is not None]
+    assert len(compared) > len(found) / 2
+    assert not any(compared)
+
+
+def test_every_feature_is_put_to_that_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes several values in one of the logs, so a leak could be seen in it."""
+    constant = set(features.FEATURES)
+    for frame in (visits(), baskets()):
+        log = log_from_frame(frame)
+        config = small_config(**RANKED).settled(simultaneous=training.simultaneous(log))
+        shown = training.examples(log, config)
+        assert shown.openings > 0
+        spread = np.ptp(shown.table, axis=0)
+        constant -= {name for name, s in zip(shown.names, spread, strict=True) if s > 0}
+    assert constant == set()
+
+
+def next_in_session(sample: Sample) -> Sample:
+    """A sample whose session holds its next event already."""
+    now = sample.moment
+    last = now.events[-1].timestamp if now.events else now.event.timestamp
+    following = Event(
+        "view", now.event.session_id, sample.upcoming[0], now.user_id, timestamp=last + 0.001
+    )
+    return dataclasses.replace(
+        sample, moment=dataclasses.replace(now, events=(*now.events, following))
+    )
+
+
+def next_of_user(sample: Sample) -> Sample:
+    """A sample whose user did in an earlier session what is still to come."""
+    now = sample.moment
+    following = Event("purchase", "earlier", sample.upcoming[0], now.user_id, timestamp=1.0)
+    return dataclasses.replace(
+        sample, moment=dataclasses.replace(now, user_events=(*now.user_events, following))
+    )
+
+
+@pytest.mark.parametrize("leaking", [next_in_session, next_of_user])
+def test_a_planted_leak_is_caught(
+    part: Part, leaking: Callable[[Sample], Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where training replays a session or a user with their next event, features tell."""
+    honest = requests(part)
+    every = training._sampled
+
+    def leaky(*arguments: object) -> Iterator[Sample]:
+        return (leaking(sample) for sample in every(*arguments))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "_sampled", leaky)
+    found = [leaks(part, asked, monkeypatch) for asked in honest]
+    compared = [names for names in found if names is not None]
+    assert len(compared) > len(found) / 2
+    assert sum(map(bool, compared)) > 0.8 * len(compared)
+
+
+def lists(panel: Panel, tail: Log, protocol: str, row: int) -> list[tuple[int, ...]] | None:
+    """What all systems of an evaluation answer at the moment of a row."""
+    config = panel.bundle.config
+    for sample in moments(tail, config, protocol, 1, None):
+        if sample.moment.row == row:
+            session = sample.moment.session(config)
+            return panel.lists(sample, session, panel.barred(session))[0]
+    return None
+
+
+@pytest.mark.parametrize("placement", Config().placements)
+def test_no_list_of_an_evaluation_knows_the_future(part: Part, placement: str) -> None:
+    """No system's answer depends on what comes after it."""
+    head, tail, _ = part
+    panel = Panel(head, placement, 5, ON_REQUEST, [30.0, 600.0])
+    for row, opening in requests(part)[::4]:
+        if not opening:
+            other = with_other_future(tail, row + 1)
+            answers = [lists(panel, log, "next-item", row) for log in (tail, other)]
+            assert answers[0] is not None
+            assert answers[0] == answers[1]
