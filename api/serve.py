@@ -1,4 +1,8 @@
-"""`recsys serve`: an embedded Redis unless given one, worker processes, and an orderly end."""
+"""`recsys serve`: an embedded Redis unless given one, worker processes, and an orderly end.
+
+With the embedded server, which no other process can reach, a reader of the live log runs beside the
+workers; with another Redis, that is `recsys stream`.
+"""
 
 import asyncio
 import contextlib
@@ -17,16 +21,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
 
 import orjson
 import uvicorn
 
 from api.settings import from_environment
+from api.stream import follow, stopping
 from recsys.embedded import EmbeddedRedis, end_with_parent
 from recsys.events import InputError
 from recsys.store import Store, StoreConfig, StoreUnavailable, check_url, redacted
@@ -39,6 +44,7 @@ STOP_TIMEOUT = 10  # seconds for requests under way when stopping
 METRICS_PREFIX = "recsys-metrics-{}-"  # of the folder in the system's temporary one; {}: a pid
 YOUNG = 5.0  # seconds; a worker that dies younger failed to start
 MAX_YOUNG_DEATHS = 3  # in a row, then serving is given up
+READER_PAUSE = 1.0  # seconds until a reader that died is started again
 # Workers share the cores already; numpy's and FAISS's own threads would only fight over them.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -67,11 +73,10 @@ def serve(
     _check_host(host)
     if workers < 1:
         raise ServeError(f"workers: at least 1 is needed, got {workers}")
-    stop = threading.Event()
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stopping())
         sockets = _listen(host, port, workers, stack)
         port = sockets[0].getsockname()[1]
-        stack.enter_context(_signals(stop))
         if redis_url:
             _check_redis(redis_url)
         else:
@@ -91,26 +96,38 @@ def serve(
             "PROMETHEUS_MULTIPROC_DIR": metrics,
         }
         stack.enter_context(_environment(variables))
-        from_environment(os.environ)  # a bad variable is told here, once
+        settings = from_environment(os.environ)  # a bad variable is told here, once
+        reader = None
+        if told["redis"] == "embedded":
+            reader = partial(_start_reader, redis_url, Path(data_dir), settings.store)
         announcer = threading.Thread(
             target=_announce, args=(host, port, stop, told, as_json), daemon=True
         )
         announcer.start()
-        status = _run_workers(app, sockets, metrics, stop)
+        status = _run_workers(app, sockets, metrics, stop, reader)
         stop.set()
         announcer.join()
     return status
 
 
 def _run_workers(
-    app: str, sockets: list[socket.socket], metrics: str, stop: threading.Event
+    app: str,
+    sockets: list[socket.socket],
+    metrics: str,
+    stop: threading.Event,
+    start_reader: Callable[[], SpawnProcess] | None,
 ) -> int:
-    """Keep one worker per socket until told to stop, then end them all."""
+    """Keep one worker per socket, and a reader if any, until told to stop, then end them all."""
     running = [_start(app, listener) for listener in sockets]
     started = [time.monotonic()] * len(sockets)
     young_deaths = 0
+    reader = start_reader() if start_reader else None
     try:
         while not stop.is_set():
+            if start_reader and reader and reader.exitcode is not None:
+                logger.error("the reader %d ended with status %d", reader.pid, reader.exitcode)
+                stop.wait(READER_PAUSE)
+                reader = start_reader()
             wait([process.sentinel for process in running], timeout=0.2)
             for k, process in enumerate(running):
                 if process.exitcode is None or stop.is_set():
@@ -126,6 +143,16 @@ def _run_workers(
         return 0
     finally:
         _end(running)
+        if reader:  # after the workers: what they accepted last is written too
+            _end([reader])
+
+
+def _start_reader(url: str, data_dir: Path, config: StoreConfig) -> SpawnProcess:
+    process = multiprocessing.get_context("spawn").Process(
+        target=follow, args=(url, data_dir, config, os.getpid()), daemon=False
+    )
+    process.start()
+    return process
 
 
 def _start(app: str, listener: socket.socket) -> SpawnProcess:
@@ -324,19 +351,6 @@ def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recsys.store import Appended
+from recsys.store import Appended, Lag
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -30,6 +30,14 @@ recommendations = Counter("recsys_recommendations", "Lists by how they were made
 degraded = Counter("recsys_recommendations_degraded", "Lists of a lower tier", ["reason"])
 events = Counter("recsys_events", "Events by what became of them", ["outcome"])
 store_errors = Counter("recsys_store_errors", "Calls that Redis did not answer")
+log_events = Gauge(
+    "recsys_log_lag_events", "Events that are in no file yet", multiprocess_mode="livemostrecent"
+)
+log_seconds = Gauge(
+    "recsys_log_lag_seconds",
+    "Age of the oldest event that is in no file yet",
+    multiprocess_mode="livemostrecent",
+)
 bundle_info = Gauge(
     "recsys_bundle_info", "1 for the bundle served", ["version"], multiprocess_mode="livemax"
 )
@@ -45,6 +53,11 @@ def events_recorded(appended: Appended, rejected: int) -> None:
     events.labels("accepted").inc(appended.accepted)
     events.labels("duplicate").inc(appended.duplicates)
     events.labels("rejected").inc(rejected)
+
+
+def log_lags(lag: Lag, now: float) -> None:
+    log_events.set(lag.events)
+    log_seconds.set(0.0 if lag.oldest is None else max(0.0, now - lag.oldest))
 
 
 def recommended(tier: str, reason: str | None) -> None:

@@ -197,6 +197,19 @@ def tune(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def stream(arguments: argparse.Namespace) -> int:
+    """`recsys stream`: live log -> hourly files that `recsys train` reads."""
+    from api.stream import stream as stream_log  # the API sits above this package
+
+    return stream_log(
+        arguments.data_dir,
+        redis_url=arguments.redis_url or os.environ.get("RECSYS_REDIS_URL"),
+        every=arguments.every,
+        once=arguments.once,
+        as_json=arguments.json,
+    )
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """`recsys serve`: the API, with an embedded Redis-compatible server unless given one."""
     from api.serve import serve as serve_api  # the API sits above this package
@@ -292,6 +305,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--redis-url", help="a Redis to use (or RECSYS_REDIS_URL); default: an embedded one"
     )
+
+    sub = _command(commands, "stream", stream, "recsys stream --once && recsys train data/events")
+    _add_data_dir(sub)
+    sub.add_argument(
+        "--redis-url",
+        help="the Redis that the servers use (or RECSYS_REDIS_URL); default: the embedded one of "
+        "the data directory, which a running `recsys serve` reads by itself",
+    )
+    sub.add_argument(
+        "--every", type=float, default=10.0, help="seconds until what came is in a file (10)"
+    )
+    sub.add_argument("--once", action="store_true", help="write what there is and end")
 
     sub = _command(commands, "demo", demo, "recsys demo --check")
     _add_data_dir(sub, Path("data/demo"))

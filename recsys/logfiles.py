@@ -192,13 +192,20 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _open_parquet(path: Path) -> Source:
-    scan = pl.scan_parquet(path, glob=False)
-
     def read(columns: list[str]) -> Table:
-        with _reading(path):
+        with _reading(path), _scanned(path) as scan:
             return Table.of(scan.select(columns).collect())
 
-    return Source(str(path), scan.collect_schema().names(), read)
+    with _scanned(path) as scan:
+        return Source(str(path), scan.collect_schema().names(), read)
+
+
+@contextmanager
+def _scanned(path: Path) -> Iterator[pl.LazyFrame]:
+    """A Parquet file, opened once: polars opens it by name for each part of it, and meanwhile
+    another file may have taken the name, as those of the lake do."""
+    with path.open("rb") as file:
+        yield pl.scan_parquet(f"/dev/fd/{file.fileno()}", glob=False)
 
 
 # CSV

@@ -8,14 +8,17 @@
 --   user:<id>:events     list of event payloads in order of arrival, capped, user_ttl
 --   user:<id>:swept      present while the users sets of the list's sessions are fresh, user_ttl
 --   seen:<event_id>      a client's event id that was accepted, dedup_ttl
---   log                  stream of all accepted events: e = payload, u = the session's known user
+--   log:<partition>      streams of all accepted events: e = payload, u = the session's known user;
+--                        those of a session are in one
+--   log:reading          present once the log has readers; they alone cut it then
+--   log:readers          sorted set of the readers and when they last said so
 local function events_of(session) return KEYS[1] .. 'session:' .. session .. ':events' end
 local function meta_of(session) return KEYS[1] .. 'session:' .. session .. ':meta' end
 local function users_of(session) return KEYS[1] .. 'session:' .. session .. ':users' end
 local function user_of(user) return KEYS[1] .. 'user:' .. user .. ':events' end
 local function swept_of(user) return KEYS[1] .. 'user:' .. user .. ':swept' end
 local function seen_of(event_id) return KEYS[1] .. 'seen:' .. event_id end
-local log = KEYS[1] .. 'log'
+local function log_of(partition) return KEYS[1] .. 'log:' .. partition end
 
 local function version_of(session)
   return tonumber(redis.call('HGET', meta_of(session), 'version') or 0)
@@ -61,14 +64,16 @@ local function join(session, user, user_cap, session_ttl, user_ttl)
   return joined
 end
 
--- ARGV: session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, log_maxlen, then per event: the
--- client's event id or '', session, user or '', '1' if it goes to the log only, payload.
+-- ARGV: session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, the most entries of a partition of
+-- the log while nobody reads it, then per event: the client's event id or '', session, user or '',
+-- '1' if it goes to the log only, partition, payload.
 -- Returns accepted, duplicates, then session and version of each session named.
 local function append()
   local session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, maxlen = unpack(ARGV, 2, 7)
   local accepted, duplicates = 0, 0
-  for at = 8, #ARGV, 5 do
-    local id, session, user, log_only, payload = unpack(ARGV, at, at + 4)
+  local unread = redis.call('EXISTS', log_of('reading')) == 0
+  for at = 8, #ARGV, 6 do
+    local id, session, user, log_only, partition, payload = unpack(ARGV, at, at + 5)
     if id ~= '' and not redis.call('SET', seen_of(id), '', 'NX', 'EX', dedup_ttl) then
       duplicates = duplicates + 1
     else
@@ -90,15 +95,17 @@ local function append()
           hold(session, user, user_ttl)
         end
       end
+      local log = log_of(partition)
       if user ~= '' then
-        redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*', 'e', payload, 'u', user)
+        redis.call('XADD', log, '*', 'e', payload, 'u', user)
       else
-        redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*', 'e', payload)
+        redis.call('XADD', log, '*', 'e', payload)
       end
+      if unread then redis.call('XTRIM', log, 'MAXLEN', '~', maxlen) end
     end
   end
   local reply, named = {accepted, duplicates}, {}
-  for at = 8, #ARGV, 5 do
+  for at = 8, #ARGV, 6 do
     local session = ARGV[at + 1]
     if not named[session] then
       named[session] = true
@@ -142,5 +149,20 @@ local function forget()
   return removed + redis.call('DEL', meta_of(session), events_of(session), users_of(session))
 end
 
-local operations = {append = append, read = read, identify = identify, forget = forget}
+-- ARGV: how many partitions. Returns, for each, how many entries are in no file yet and the
+-- milliseconds of the oldest, 0 without any.
+local function lag()
+  local reply = {}
+  for partition = 0, ARGV[2] - 1 do
+    local log = log_of(partition)
+    local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+    reply[#reply + 1] = redis.call('XLEN', log)
+    reply[#reply + 1] = oldest and tonumber(string.match(oldest[1], '^%d+')) or 0
+  end
+  return reply
+end
+
+local operations = {
+  append = append, read = read, identify = identify, forget = forget, lag = lag
+}
 return operations[ARGV[1]]()

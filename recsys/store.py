@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import time
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -50,7 +51,10 @@ class StoreConfig:
     session_ttl: int = 24 * 3600  # seconds after the last event
     user_ttl: int = 30 * 24 * 3600  # seconds after the last event
     dedup_ttl: int = 7 * 24 * 3600  # seconds an event id is remembered
-    log_maxlen: int = 5_000_000  # events kept in the live log, approximately
+    log_partitions: int = 4  # of the live log, so that several can read it
+    # Events kept in the live log while nobody reads it, approximately; what is read stays until a
+    # file holds it.
+    log_maxlen: int = 5_000_000
     timeout: float = 0.25  # seconds for one round trip
 
     def __post_init__(self) -> None:
@@ -75,6 +79,14 @@ class Live:
     user_id: str | None = None
     events: list[Event] = field(default_factory=list)
     user_events: list[Event] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Events of the live log that are in no file yet. oldest: Unix seconds of the first of them."""
+
+    events: int
+    oldest: float | None
 
 
 class StoreUnavailable(Exception):  # noqa: N818  # a state of the world, like KeyboardInterrupt
@@ -110,7 +122,7 @@ class Store:
             config.session_ttl,
             config.user_ttl,
             config.dedup_ttl,
-            config.log_maxlen,
+            max(1, config.log_maxlen // config.log_partitions),
         ]
         for event in events:
             named = event if event.event_id else replace(event, event_id=os.urandom(16).hex())
@@ -119,6 +131,7 @@ class Store:
                 event.session_id,
                 event.user_id or "",
                 int(event.type in LOG_ONLY_TYPES),
+                partition_of(event.session_id, config),
                 encode(named),
             )
         accepted, duplicates, *versions = await self._run("append", arguments)
@@ -153,6 +166,12 @@ class Store:
         Returns whether there was anything.
         """
         return bool(await self._run("forget", [session_id]))
+
+    async def lag(self) -> Lag:
+        """What of the live log is in no file yet."""
+        numbers = await self._run("lag", [self.config.log_partitions])
+        oldest = [milliseconds for milliseconds in numbers[1::2] if milliseconds]
+        return Lag(sum(numbers[::2]), min(oldest) / 1000 if oldest else None)
 
     async def ping(self) -> None:
         """Return if Redis answers."""
@@ -280,6 +299,26 @@ class _Link:
         for task in tasks:
             if task is not asyncio.current_task():
                 task.cancel()
+
+
+def partition_of(session_id: str, config: StoreConfig) -> int:
+    """The partition of the live log that holds a session's events, in order of arrival."""
+    return zlib.crc32(session_id.encode()) % config.log_partitions
+
+
+def log_key(config: StoreConfig, partition: int) -> str:
+    """The key of a partition of the live log; see store.lua."""
+    return f"{{{config.namespace}}}:log:{partition}"
+
+
+def reading_key(config: StoreConfig) -> str:
+    """The key that says that the live log has readers."""
+    return f"{{{config.namespace}}}:log:reading"
+
+
+def readers_key(config: StoreConfig) -> str:
+    """The key of the readers of the live log."""
+    return f"{{{config.namespace}}}:log:readers"
 
 
 def check_url(url: str) -> str:

@@ -21,7 +21,7 @@ ORDER = [
     "bundle",
     *("columns", "baskets", "retrieval", "features", "ranking", "blend", "rules", "selection"),
     "recommend",
-    *("embedded", "store", "registry"),
+    *("embedded", "store", "lake", "stream", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
     *("evaluation.findings", "evaluation.evaluate", "evaluation.ablation", "evaluation.tables"),

@@ -15,6 +15,7 @@ from recsys.embedded import EmbeddedRedis
 from recsys.events import Event, InputError, decode
 from recsys.store import (
     Appended,
+    Lag,
     Live,
     Store,
     StoreConfig,
@@ -22,6 +23,9 @@ from recsys.store import (
     StoreUnavailable,
     StoreUrlError,
     check_url,
+    log_key,
+    partition_of,
+    reading_key,
     redacted,
 )
 
@@ -97,14 +101,15 @@ async def test_impressions_do_not_push_clicks_out(store: Store, redis: Redis) ->
     assert (await store.append(shown)).versions == {"s": 22}
     live = await store.read("s", None)
     assert items(live.events) == items(live.user_events) == ["a"]
-    assert redis.xlen(f"{{{store.config.namespace}}}:log") == 22
+    assert await store.lag() == Lag(22, pytest.approx(time.time(), abs=60))
 
 
 async def test_the_log_holds_every_accepted_event(store: Store, redis: Redis) -> None:
     """The live log has each accepted event once, as JSON, with the user its session is known by."""
     await store.append([click("a"), click("b", user_id="u"), click("c"), click("x", event_id="e")])
     await store.append([click("x", event_id="e")])
-    entries = [fields for _, fields in redis.xrange(f"{{{store.config.namespace}}}:log")]
+    key = log_key(store.config, partition_of("s", store.config))
+    entries = [fields for _, fields in redis.xrange(key)]
     assert [decode(fields[b"e"]).item_id for fields in entries] == ["a", "b", "c", "x"]
     assert [fields.get(b"u") for fields in entries] == [None, b"u", b"u", b"u"]
 
@@ -125,7 +130,23 @@ async def test_everything_expires(store: Store, redis: Redis) -> None:
     for key, ttl in expected.items():
         assert ttl - 10 <= redis.ttl(prefix + key) <= ttl
     keys = {key.decode().removeprefix(prefix) for key in redis.keys(f"{prefix}*")}
-    assert keys == {*expected, "log"}
+    logs = {f"log:{partition_of(session, config)}" for session in ("s", "only-search")}
+    assert keys == {*expected, *logs}
+
+
+async def test_a_log_that_nobody_reads_is_cut(
+    redis_server: EmbeddedRedis, namespace: str, redis: Redis
+) -> None:
+    """To about its greatest length, from the oldest on; once it has readers, never."""
+    store = Store(redis_server.url, StoreConfig(namespace, log_maxlen=400, timeout=5.0))
+    batch = [click(str(k), session=f"s{k}") for k in range(1000)]
+    await store.append(batch)
+    assert (await store.lag()).events < 900
+    redis.set(reading_key(store.config), "")
+    before = (await store.lag()).events
+    await store.append(batch)
+    assert (await store.lag()).events == before + 1000
+    await store.close()
 
 
 async def test_versions_have_no_gaps_under_concurrency(store: Store) -> None:

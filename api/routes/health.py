@@ -1,5 +1,7 @@
 """Health and metrics, for load balancers and Prometheus."""
 
+import contextlib
+
 import orjson
 from fastapi import APIRouter, Request, Response
 
@@ -39,7 +41,10 @@ async def ready(request: Request) -> Response:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"example": METRICS_EXAMPLE}}}},
 )
-async def metrics() -> Response:
+async def metrics(request: Request) -> Response:
     """Prometheus text, over all workers."""
+    engine = engine_of(request)
+    with contextlib.suppress(StoreUnavailable):  # the lag stays what it was when last seen
+        telemetry.log_lags(await engine.store.lag(), engine.now())
     body, content_type = telemetry.exposition()
     return Response(body, headers={"content-type": content_type})

@@ -23,7 +23,10 @@ from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.embedded import EmbeddedRedis
 from recsys.events import InputError
+from recsys.logs import load_log
 from recsys.registry import Registry
+from recsys.training import train
+from tests.synthetic import small_config
 
 PROGRAM = """
 import sys
@@ -43,7 +46,7 @@ class Process:
     first_line: str  # of its stdout
 
     def family(self) -> set[int]:
-        """The pids of its workers and its Redis."""
+        """The pids of its workers, its Redis and its reader of the live log."""
         children = Path(f"/proc/{self.popen.pid}/task").glob("*/children")
         pids = {int(pid) for path in children for pid in path.read_text().split()}
         return {pid for pid in pids if b"resource_tracker" not in command_of(pid)}
@@ -136,12 +139,39 @@ def test_the_check_can_fail(shared: Process) -> None:
 
 
 def test_everything_ends_on_sigterm(server: Process) -> None:
-    """SIGTERM ends workers and Redis, with status 0."""
+    """SIGTERM ends workers, Redis and the reader of the log, with status 0."""
     family = server.family()
-    assert len(family) == 3
+    assert len(family) == 4
     server.popen.terminate()
     assert server.popen.wait(15) == 0
     assert eventually(lambda: not any(map(command_of, family)))
+
+
+def test_what_visitors_did_is_a_log_to_train_on(server: Process, tmp_path: Path) -> None:
+    """What was accepted is in files when the server has ended, and training takes them."""
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        for k in range(30):
+            names = {"session_id": f"s{k % 5}", "user_id": f"u{k % 5}", "item_id": f"i{k % 7}"}
+            event = {"type": "click", **names, "event_id": f"e{k}"}
+            assert client.post("/v1/events", json={"events": [event]}).status_code == 202
+        assert "recsys_log_lag_events" in client.get("/metrics").text
+    server.popen.terminate()
+    assert server.popen.wait(30) == 0
+    log = load_log([tmp_path / "events"])
+    assert sorted(log.frame["event_id"]) == sorted(f"e{k}" for k in range(30))
+    assert log.rejected == {}
+    assert set(train(log, small_config()).items.ids(range(7))) == {f"i{k}" for k in range(7)}
+
+
+def test_a_killed_reader_is_replaced(server: Process, tmp_path: Path) -> None:
+    """The reader that dies is started again, and writes what came meanwhile."""
+    reader = max(server.family())
+    os.kill(reader, signal.SIGKILL)
+    assert eventually(lambda: len(server.family() - {reader}) == 4)
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        event = {"type": "click", "session_id": "s", "item_id": "i1"}
+        assert client.post("/v1/events", json={"events": [event]}).status_code == 202
+    assert eventually(lambda: any((tmp_path / "events").glob("*/[!.]*.parquet")), 60)
 
 
 def test_everything_ends_with_a_killed_parent(server: Process) -> None:
@@ -207,7 +237,7 @@ def test_a_killed_worker_is_replaced(shared: Process) -> None:
     workers = {pid for pid in shared.family() if b"spawn_main" in command_of(pid)}
     victim = min(workers)
     os.kill(victim, signal.SIGKILL)
-    assert eventually(lambda: len(shared.family() - {victim}) == 3)
+    assert eventually(lambda: len(shared.family() - {victim}) == 4)
     with httpx.Client(base_url=shared.url, timeout=30) as client:
         assert eventually(lambda: "recsys_bundle_info" in client.get("/metrics").text)
 

@@ -1,0 +1,107 @@
+"""`recsys stream`: a reader of the live log as a process of its own."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import orjson
+from rich.console import Console
+
+from api.settings import from_environment
+from recsys.embedded import EmbeddedRedis, end_with_parent
+from recsys.events import InputError
+from recsys.lake import Lake
+from recsys.store import StoreConfig, StoreUnavailable, redacted
+from recsys.stream import Stream
+
+EVENTS = "events"  # the folder of the lake in the data directory
+TOLD_EVERY = 10.0  # seconds between lines on standard error
+
+console = Console(stderr=True)
+
+
+def stream(
+    data_dir: Path,
+    redis_url: str | None = None,
+    *,
+    every: float = 10.0,
+    once: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Write what visitors do into files until SIGINT or SIGTERM; returns the exit status.
+
+    redis_url: default the embedded server of the data directory. every: seconds until what came is
+    in a file. once: write what there is and return. as_json: at the end, print one JSON object.
+    Raises InputError, StoreUrlError, EmbeddedError, OSError, RuntimeError where Redis does not
+    answer at once.
+    """
+    if not every > 0:
+        raise InputError(f"--every: must be above 0 seconds, got {every:g}")
+    config = from_environment(os.environ).store
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    folder = Path(data_dir) / EVENTS
+    with contextlib.ExitStack() as stack:
+        if not redis_url:
+            redis_url = stack.enter_context(EmbeddedRedis.start(Path(data_dir) / "redis")).url
+        reader = Stream(redis_url, Lake(folder), config, every)
+        try:
+            reader.check()
+            if once:
+                reader.drain()
+            else:
+                console.print(f"reading {redacted(redis_url)} into {folder}", highlight=False)
+                with stopping() as stop:
+                    reader.run(stop, _Teller())
+        except StoreUnavailable as error:
+            raise RuntimeError(f"{redacted(redis_url)}: {error}") from error
+    console.print(f"{reader.written:,} events written to {folder}", highlight=False)
+    if once and reader.written:
+        console.print(f"next: recsys train {folder} --data-dir {data_dir}", highlight=False)
+    if as_json:
+        print(orjson.dumps({"written": reader.written, "folder": str(folder)}).decode(), flush=True)
+    return 0
+
+
+def follow(url: str, data_dir: Path, config: StoreConfig, parent: int) -> None:
+    """What `recsys serve` runs in a process beside its workers, which ends with it."""
+    end_with_parent(parent)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    with stopping() as stop:
+        Stream(url, Lake(data_dir / EVENTS), config).run(stop)
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Teller:
+    """Says now and then how many events were written, if more were."""
+
+    def __init__(self) -> None:
+        self._written, self._when = 0, time.monotonic()
+
+    def __call__(self, reader: Stream) -> None:
+        if time.monotonic() - self._when >= TOLD_EVERY:
+            self._when = time.monotonic()
+            if reader.written > self._written:
+                self._written = reader.written
+                console.print(f"{reader.written:,} events written", highlight=False)

@@ -1,0 +1,174 @@
+"""Lake: accepted events as Parquet files by the hour, which `recsys train` reads as they are.
+
+    <folder>/2026-11-24/13-2-000.parquet    day and hour (UTC) of the events, partition, part
+
+An event lies in the hour of its own time, however late it came. A file says in its metadata how far
+into its partition's stream it reaches, so what is delivered again is known from the file itself. It
+becomes visible whole, by its rename, or not at all.
+"""
+
+import fcntl
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import polars as pl
+
+from recsys.events import Event
+
+# The columns of a log, and what else an event says.
+SCHEMA: dict[str, pl.DataType] = {
+    "user_id": pl.String(),
+    "session_id": pl.String(),
+    "item_id": pl.String(),
+    "type": pl.String(),
+    "timestamp": pl.Float64(),
+    "value": pl.Float64(),
+    "event_id": pl.String(),
+    "recommendation_id": pl.String(),
+    "position": pl.Int64(),
+    "properties": pl.String(),
+}
+PART_ROWS = 200_000  # a part is written anew with each addition; beyond this the next one begins
+REACHED = "recsys.reached"  # the metadata that holds a place in a stream
+
+Place = tuple[int, int]  # of an entry in its stream: milliseconds, number
+NOWHERE: Place = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An accepted event. place: in the stream of its partition. user_id: known of its session."""
+
+    place: Place
+    event: Event
+    user_id: str | None
+
+
+@dataclass
+class Lake:
+    """A folder of files, and the partitions of it that this process alone writes."""
+
+    folder: Path
+    _locks: dict[int, int] = field(default_factory=dict)
+    _ends: dict[tuple[int, str], "_End"] = field(default_factory=dict)
+
+    def take(self, partition: int) -> bool:
+        """Become the one that writes a partition; False where another process is.
+
+        The kernel lets go of it with the process, however it ends.
+        """
+        if partition in self._locks:
+            return True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / f".lock-{partition}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._locks[partition] = descriptor
+        for left in self.folder.glob(f"*/.??-{partition}-*.parquet"):
+            left.unlink()  # of an owner that was killed while it wrote
+        return True
+
+    def release(self, partition: int) -> None:
+        """Let another process write it."""
+        os.close(self._locks.pop(partition))
+        self._ends = {key: end for key, end in self._ends.items() if key[0] != partition}
+
+    @property
+    def held(self) -> list[int]:
+        """The partitions that this process writes."""
+        return sorted(self._locks)
+
+    def add(self, partition: int, entries: Sequence[Entry]) -> int:
+        """Make entries durable, in the order of their places; returns how many are new.
+
+        Those that a file reaches already are in it. Raises OSError; what was not added then may be
+        added again.
+        """
+        assert partition in self._locks
+        hours: defaultdict[str, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            hours[hour_of(entry.event.timestamp)].append(entry)
+        return sum(self._add(partition, hour, found) for hour, found in hours.items())
+
+    def _add(self, partition: int, hour: str, entries: list[Entry]) -> int:
+        end = self._ends.get((partition, hour)) or _end_of(self.folder, partition, hour)
+        new = [entry for entry in entries if entry.place > end.reached]
+        if new:
+            rows = _table(new)
+            if end.rows and end.rows + len(rows) > PART_ROWS:
+                end = _End(end.part + 1)
+            path = _path(self.folder, partition, hour, end.part)
+            before = [pl.read_parquet(path)] if end.rows else []
+            frame = pl.concat([*before, rows])
+            _write(frame, path, new[-1].place)
+            end = _End(end.part, len(frame), new[-1].place)
+        self._ends[partition, hour] = end
+        return len(new)
+
+
+def hour_of(timestamp: float) -> str:
+    """Day and hour, UTC, as a file's path begins: "2026-11-24/13"."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d/%H")
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where an hour of a partition stands: its last part, the rows in it, how far it reaches."""
+
+    part: int = 0
+    rows: int = 0
+    reached: Place = NOWHERE
+
+
+def _end_of(folder: Path, partition: int, hour: str) -> _End:
+    day, of_day = hour.split("/")
+    parts = sorted((folder / day).glob(f"{of_day}-{partition}-*.parquet"))
+    if not parts:
+        return _End()
+    told = pl.read_parquet_metadata(parts[-1])[REACHED]
+    milliseconds, number = map(int, told.split("-"))
+    rows = pl.scan_parquet(parts[-1], glob=False).select(pl.len()).collect().item()
+    return _End(int(parts[-1].stem.rsplit("-", 1)[1]), rows, (milliseconds, number))
+
+
+def _path(folder: Path, partition: int, hour: str, part: int) -> Path:
+    return folder / f"{hour}-{partition}-{part:03d}.parquet"
+
+
+def _table(entries: list[Entry]) -> pl.DataFrame:
+    rows = [
+        {
+            **{name: getattr(entry.event, name) for name in SCHEMA},
+            "user_id": entry.event.user_id or entry.user_id,
+            "properties": orjson.dumps(entry.event.properties).decode()
+            if entry.event.properties
+            else None,
+        }
+        for entry in entries
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _write(frame: pl.DataFrame, path: Path, reached: Place) -> None:
+    """A file whole, durable and visible, or not there."""
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    with aside.open("wb") as file:
+        frame.write_parquet(file, metadata={REACHED: f"{reached[0]}-{reached[1]}"})
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    for folder in (path.parent, path.parent.parent):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,216 @@
+"""Stream: the live log becomes the batch log.
+
+Accepted events wait in the partitions of the live log until a file of the lake holds them, and only
+then is the log cut. Who is killed leaves behind what was delivered and not yet confirmed; the next
+one to write that partition gets it again, and the files tell what they hold of it already.
+"""
+
+import logging
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from recsys.events import decode
+from recsys.lake import Entry, Lake
+from recsys.store import (
+    StoreConfig,
+    StoreUnavailable,
+    check_url,
+    log_key,
+    readers_key,
+    reading_key,
+)
+
+logger = logging.getLogger("recsys.stream")
+
+GROUP = "lake"  # the consumer group; each partition is one consumer of it, whoever reads it
+READ = 5_000  # entries asked for at a time
+FULL = 50_000  # entries of a partition after which they are written without waiting any longer
+PAUSE = 0.05  # seconds between looks at an empty log
+RETRY = 1.0  # seconds after a failure, or while others write all partitions
+ALIVE = 10.0  # seconds after which a reader that said nothing is thought gone
+TIMEOUT = 5.0  # seconds for one call of Redis
+
+
+@dataclass
+class _Partition:
+    """What was delivered of a partition and is in no file yet.
+
+    again: what was delivered to whoever read it before comes first, from ``place`` on. since: of
+    the oldest, monotonic seconds.
+    """
+
+    again: bool = True
+    place: str = "0-0"
+    entries: list[Entry] = field(default_factory=list)
+    since: float = 0.0
+
+
+class Stream:
+    """One reader of the live log. Several share its partitions.
+
+    every: seconds after which what was read is written, which is what a crash delays, and what a
+    file is written anew for. written: events that this reader made durable.
+    """
+
+    def __init__(self, url: str, lake: Lake, config: StoreConfig, every: float = 10.0) -> None:
+        """Connects on first use. Raises StoreUrlError."""
+        self.config, self.lake, self.every = config, lake, every
+        self.redis = Redis.from_url(check_url(url), socket_timeout=TIMEOUT)
+        self.name = secrets.token_hex(8)
+        self.written = 0
+        self._partitions: dict[int, _Partition] = {}
+        self._balanced = -math.inf
+
+    def run(self, stop: threading.Event, told: Callable[["Stream"], None] | None = None) -> None:
+        """Read and write until told to stop; then write what was read. Redis may come and go.
+
+        told: called after each turn.
+        """
+        failing = False
+        while not stop.is_set():
+            try:
+                read = self.turn()
+            except (RedisError, OSError) as error:
+                if not failing:
+                    logger.error("the live log is not read: %s; trying again", error)
+                failing = True
+                self._forget()
+                stop.wait(RETRY)
+                continue
+            if failing:
+                logger.error("the live log is read again")
+            failing = False
+            if told:
+                told(self)
+            if not read:
+                stop.wait(PAUSE if self._partitions else RETRY)
+        try:
+            self.close()
+        except (RedisError, OSError) as error:
+            logger.error("what was read last stays in the live log: %s", error)
+
+    def drain(self, told: Callable[["Stream"], None] | None = None) -> None:
+        """Read until nothing is left, write it and return. Raises StoreUnavailable, OSError."""
+        try:
+            while self.turn(balance=False):
+                if told:
+                    told(self)
+            self.close()
+        except RedisError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def check(self) -> None:
+        """Return if Redis answers. Raises StoreUnavailable."""
+        try:
+            self.redis.ping()
+        except RedisError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def turn(self, balance: bool = True) -> int:
+        """Read what has come, write what is due; returns how many entries came.
+
+        balance: leave other readers their share of the partitions. Raises RedisError, OSError.
+        """
+        self._take_partitions(balance)
+        read = 0
+        for number, partition in self._partitions.items():
+            read += self._read(number, partition)
+            due = time.monotonic() - partition.since >= self.every
+            if partition.entries and (due or len(partition.entries) >= FULL):
+                self._write(number, partition)
+        return read
+
+    def close(self) -> None:
+        """Write what was read and leave the partitions to others. Raises RedisError, OSError."""
+        for number, partition in self._partitions.items():
+            if partition.entries:
+                self._write(number, partition)
+        for number in list(self._partitions):
+            del self._partitions[number]
+            self.lake.release(number)
+        self.redis.zrem(readers_key(self.config), self.name)
+        self.redis.close()
+
+    def _take_partitions(self, balance: bool) -> None:
+        """Look every second which partitions nobody writes; give up those beyond a fair share."""
+        now = time.monotonic()
+        if now - self._balanced < 1.0:
+            return
+        count, share = self.config.log_partitions, self.config.log_partitions
+        # From now on the log is cut by its readers only.
+        self.redis.set(reading_key(self.config), "")
+        if balance:
+            readers, moment = readers_key(self.config), time.time()
+            self.redis.zadd(readers, {self.name: moment})
+            self.redis.zremrangebyscore(readers, "-inf", moment - ALIVE)
+            share = math.ceil(count / max(1, int(self.redis.zcard(readers))))
+        for number in list(self._partitions)[share:]:
+            partition = self._partitions[number]
+            if partition.entries:
+                self._write(number, partition)
+            del self._partitions[number]
+            self.lake.release(number)
+        for number in range(count):
+            room = len(self._partitions) < share and number not in self._partitions
+            if room and self.lake.take(number):
+                self._partitions[number] = _Partition()
+        self._balanced = now
+
+    def _read(self, number: int, partition: _Partition) -> int:
+        key = log_key(self.config, number)
+        start = partition.place if partition.again else ">"
+        try:
+            reply: Any = self.redis.xreadgroup(
+                GROUP, f"partition-{number}", {key: start}, count=READ
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            self.redis.xgroup_create(key, GROUP, id="0", mkstream=True)
+            return 1  # what there is has yet to be asked for
+        found = [pair for _, pairs in reply for pair in pairs]
+        if partition.again and not found:
+            partition.again = False
+            return 1  # likewise
+        if partition.again:
+            partition.place = found[-1][0].decode()
+        entries = [_entry(place, fields) for place, fields in found if fields]
+        if gone := [place for place, fields in found if not fields]:
+            logger.error("%d events were cut from the live log before a file held them", len(gone))
+            self.redis.xack(key, GROUP, *gone)
+        if entries and not partition.entries:
+            partition.since = time.monotonic()
+        partition.entries += entries
+        return len(entries)
+
+    def _write(self, number: int, partition: _Partition) -> None:
+        """Into files, and then out of the log."""
+        entries, key = partition.entries, log_key(self.config, number)
+        self.written += self.lake.add(number, entries)
+        names = [f"{milliseconds}-{number}" for milliseconds, number in (e.place for e in entries)]
+        pipeline = self.redis.pipeline(transaction=False)
+        for at in range(0, len(names), READ):
+            pipeline.xack(key, GROUP, *names[at : at + READ])
+        milliseconds, sequence = entries[-1].place
+        pipeline.xtrim(key, minid=f"{milliseconds}-{sequence + 1}", approximate=False)
+        partition.entries = []
+        pipeline.execute()
+
+    def _forget(self) -> None:
+        """What was read is delivered again: an answer may have been lost on its way."""
+        for number in list(self._partitions):
+            self._partitions[number] = _Partition()
+
+
+def _entry(place: bytes, fields: dict[bytes, bytes]) -> Entry:
+    milliseconds, number = place.split(b"-")
+    user = fields.get(b"u")
+    return Entry((int(milliseconds), int(number)), decode(fields[b"e"]), user and user.decode())  # type: ignore[arg-type]

@@ -1,0 +1,214 @@
+"""Every event acknowledged is in the files once, while everything is killed again and again.
+
+A server with two workers and two readers of its live log run on one Redis. Clients post events, each
+batch until it is acknowledged, while workers, readers and Redis are ended with SIGKILL at random.
+Then the files are read as training reads them, and compared with what was acknowledged.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import orjson
+import polars as pl
+from rich.console import Console
+
+from recsys.embedded import OPTIONS, EmbeddedRedis
+from recsys.logs import load_log
+
+console = Console(stderr=True)
+
+BATCH = 50  # events posted at a time
+CLIENTS = 4
+KINDS = ("worker", "reader", "redis")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--kills", type=int, default=20, help="of workers, of readers, of Redis")
+    parser.add_argument("--seed", type=int, default=42)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(Path(folder), asked.events, asked.kills, random.Random(asked.seed))
+    print(orjson.dumps(result).decode())
+    return 0 if result["lost"] == result["twice"] == result["strange"] == 0 else 1
+
+
+def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, float]:
+    """Post, kill, read the files; what came of it."""
+    start = time.monotonic()
+    with EmbeddedRedis.start(folder / "redis") as redis:
+        with served(folder, redis.url) as (server, url), readers(folder, redis.url) as running:
+            posted = Posted(url, events)
+            threads = [threading.Thread(target=posted.post, args=(k,)) for k in range(CLIENTS)]
+            for thread in threads:
+                thread.start()
+            killed = dict.fromkeys(KINDS, 0)
+            while any(thread.is_alive() for thread in threads):
+                # Evenly over the events, and on to the end if they went faster than thought.
+                share = len(posted.acknowledged) / events
+                due = [kind for kind in KINDS if killed[kind] < kills * min(1.0, share + 0.02)]
+                if due:
+                    kind = rng.choice(due)
+                    if victim := victim_of(kind, server, running, redis, rng):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(victim, signal.SIGKILL)
+                            killed[kind] += 1
+                time.sleep(rng.uniform(0.05, 0.3))
+            for thread in threads:
+                thread.join()
+            posting = time.monotonic() - start
+        # Nobody is left who writes: what remains is written by one that nobody kills.
+        last = reader(folder, redis.url, "--once")
+        if last.wait() != 0:
+            raise RuntimeError("the last reader failed")
+    log = load_log([folder / "events"], now=time.time() + 10)
+    files = sorted((folder / "events").glob("*/[!.]*.parquet"))
+    found = pl.concat([pl.read_parquet(file, columns=["event_id"]) for file in files])["event_id"]
+    acknowledged = set(posted.acknowledged)
+    return {
+        "acknowledged": len(acknowledged),
+        "in_files": len(found),
+        "lost": len(acknowledged - set(found)),
+        "twice": len(found) - found.n_unique(),
+        "strange": len(set(found) - posted.sent),
+        "kept_by_load_log": log.kept,
+        "files": len(files),
+        **{f"killed_{kind}": count for kind, count in killed.items()},
+        "failed_posts": posted.failed,
+        "seconds": round(posting, 1),
+        "events_per_second": round(len(acknowledged) / posting),
+        "appendonly": OPTIONS["appendonly"] == "yes",
+    }
+
+
+class Posted:
+    """Clients that post events until each batch was acknowledged. acknowledged: ids of events."""
+
+    def __init__(self, url: str, events: int) -> None:
+        self.url = url
+        self.acknowledged: list[str] = []
+        self.sent: set[str] = set()
+        self.failed = 0
+        self._batches = iter(range(0, events, BATCH))
+        self._events = events
+        self._lock = threading.Lock()
+
+    def post(self, client: int) -> None:
+        rng = random.Random(client)
+        with httpx.Client(base_url=self.url, timeout=10) as connection:
+            while True:
+                with self._lock:
+                    first = next(self._batches, None)
+                if first is None:
+                    return
+                now = time.time()
+                names = [f"e{k}" for k in range(first, min(first + BATCH, self._events))]
+                batch = [
+                    {
+                        "type": "view",
+                        "event_id": name,
+                        "session_id": f"s{rng.randrange(2000)}",
+                        "item_id": f"i{rng.randrange(500)}",
+                        "timestamp": now - rng.choice([0, 0, 0, 30, 4000]),
+                    }
+                    for name in names
+                ]
+                self.sent.update(names)
+                while not self._acknowledged(connection, batch):
+                    self.failed += 1
+                    time.sleep(0.1)
+                self.acknowledged += names
+
+    @staticmethod
+    def _acknowledged(connection: httpx.Client, batch: list[dict[str, object]]) -> bool:
+        try:
+            answer = connection.post("/v1/events", json={"events": batch})
+        except httpx.TransportError:
+            return False
+        if answer.status_code not in (202, 503):
+            raise RuntimeError(f"{answer.status_code}: {answer.text}")
+        return answer.status_code == 202
+
+
+@contextlib.contextmanager
+def served(folder: Path, url: str) -> Iterator[tuple[int, str]]:
+    """`recsys serve`: its pid and its address."""
+    command = [sys.executable, "-m", "recsys.cli", "serve", "--port", "0"]
+    command += ["--data-dir", str(folder), "--redis-url", url, "--workers", "2"]
+    errors = (folder / "serve.log").open("w")
+    with errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as own:
+        assert own.stdout is not None
+        address = re.search(r"http://[\d.:]+", own.stdout.readline())
+        assert address, (folder / "serve.log").read_text()
+        try:
+            yield own.pid, address[0]
+        finally:
+            own.terminate()
+
+
+@contextlib.contextmanager
+def readers(folder: Path, url: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two `recsys stream`, started again where one died."""
+    running = [reader(folder, url, "--every", "1") for _ in range(2)]
+    stop = threading.Event()
+
+    def attend() -> None:
+        while not stop.wait(0.2):
+            for k, process in enumerate(running):
+                if process.poll() is not None and not stop.is_set():
+                    running[k] = reader(folder, url, "--every", "1")
+
+    thread = threading.Thread(target=attend)
+    thread.start()
+    try:
+        yield running
+    finally:
+        stop.set()
+        thread.join()
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(60)
+
+
+def reader(folder: Path, url: str, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "recsys.cli", "stream", "--redis-url", url]
+    with (folder / "stream.log").open("ab") as errors:
+        return subprocess.Popen(
+            [*command, "--data-dir", str(folder), *options], stderr=errors, stdout=errors
+        )
+
+
+def victim_of(
+    kind: str,
+    server: int,
+    running: list[subprocess.Popen[bytes]],
+    redis: EmbeddedRedis,
+    rng: random.Random,
+) -> int | None:
+    """A process to kill; None where there is none just now."""
+    if kind == "redis":
+        return redis.pid
+    if kind == "reader":
+        return rng.choice(running).pid
+    children = Path(f"/proc/{server}/task").glob("*/children")
+    pids = [int(pid) for path in children for pid in path.read_text().split()]
+    workers = [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return rng.choice(workers) if workers else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

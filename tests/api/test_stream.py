@@ -1,0 +1,52 @@
+"""`recsys stream` as a command."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from api.stream import stream
+from recsys.embedded import EmbeddedRedis
+from recsys.events import Event, InputError
+from recsys.logs import load_log
+from recsys.store import Lag, Store, StoreUrlError
+
+NOW = 1_800_000_000.0  # Unix seconds
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_once_writes_what_there_is(
+    store: Store,
+    redis_server: EmbeddedRedis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All accepted events are in the folder that training reads, and the summary counts them."""
+    monkeypatch.setenv("RECSYS_NAMESPACE", store.config.namespace)
+    clicks = [Event("click", f"s{k}", f"i{k}", timestamp=NOW + k) for k in range(40)]
+    await store.append(clicks)
+    assert stream(tmp_path, redis_server.url, once=True, as_json=True) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary == {"written": 40, "folder": str(tmp_path / "events")}
+    assert load_log([tmp_path / "events"], now=NOW + 100).kept == 40
+    assert await store.lag() == Lag(0, None)
+    assert stream(tmp_path, redis_server.url, once=True, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["written"] == 0
+
+
+def test_without_a_redis_the_embedded_one_is_read(tmp_path: Path) -> None:
+    """Of the data directory; nothing accepted yet is nothing to write."""
+    assert stream(tmp_path, once=True) == 0
+    assert (tmp_path / "redis").is_dir()
+
+
+def test_wrong_input_is_explained(tmp_path: Path) -> None:
+    """Times that are none, addresses that are none, and a Redis that is not there."""
+    with pytest.raises(InputError, match="--every: must be above 0"):
+        stream(tmp_path, every=0)
+    with pytest.raises(StoreUrlError, match="is not a Redis URL"):
+        stream(tmp_path, "localhost:6379")
+    with pytest.raises(RuntimeError, match=r"redis://:\*\*\*@127.0.0.1:1/0: "):
+        stream(tmp_path, "redis://:pw@127.0.0.1:1/0", once=True)

@@ -1,0 +1,209 @@
+"""The live log becomes files: every accepted event once, and the log is cut behind them only."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as Disconnected
+
+from recsys.embedded import EmbeddedRedis
+from recsys.events import Event
+from recsys.lake import Lake
+from recsys.logs import load_log
+from recsys.store import Lag, Store, StoreUnavailable, log_key
+from recsys.stream import GROUP, Stream
+
+pytestmark = pytest.mark.anyio
+
+START = 1_800_014_400.0
+
+
+def clicks(first: int, last: int, sessions: int = 7) -> list[Event]:
+    return [
+        Event("click", f"s{k % sessions}", f"i{k}", event_id=f"e{k}", timestamp=START + 600 * k)
+        for k in range(first, last)
+    ]
+
+
+def held(folder: Path) -> list[str]:
+    """The event ids of all files, read as a log is."""
+    if not any(folder.glob("*/[!.]*.parquet")):
+        return []
+    return load_log([folder], now=START + 1e6).frame["event_id"].to_list()
+
+
+def ids(first: int, last: int) -> list[str]:
+    return sorted(f"e{k}" for k in range(first, last))
+
+
+@pytest.fixture
+def reader(redis_server: EmbeddedRedis, store: Store, tmp_path: Path) -> Iterator[Any]:
+    """Makes readers of the store's log into one folder."""
+    made = []
+
+    def make(**options: Any) -> Stream:
+        made.append(Stream(redis_server.url, Lake(tmp_path), store.config, **options))
+        return made[-1]
+
+    yield make
+    for stream in made:
+        for partition in stream.lake.held:
+            stream.lake.release(partition)
+        stream.redis.close()
+
+
+@contextmanager
+def running(stream: Stream) -> Iterator[None]:
+    """A reader at work in a thread, which then stops in order."""
+    stop = threading.Event()
+    thread = threading.Thread(target=stream.run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+async def test_what_was_accepted_is_in_files_and_no_longer_in_the_log(
+    store: Store, reader: Any, tmp_path: Path
+) -> None:
+    """Each event once, those of a session in order of arrival; nothing is left to read."""
+    await store.append(clicks(0, 300))
+    assert (await store.lag()).events == 300
+    stream = reader()
+    stream.drain()
+    assert sorted(held(tmp_path)) == ids(0, 300)
+    assert stream.written == 300
+    assert await store.lag() == Lag(0, None)
+    await store.append([*clicks(300, 320), *clicks(0, 320)])
+    reader().drain()
+    assert sorted(held(tmp_path)) == ids(0, 320)
+
+
+async def test_the_log_is_cut_only_behind_a_file(
+    store: Store, reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where files cannot be written everything stays, and is delivered to whoever comes next."""
+    await store.append(clicks(0, 100))
+
+    def full(*_arguments: object) -> int:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "add", full)
+        stream = reader()
+        with pytest.raises(OSError, match="no space"):
+            stream.drain()
+        for partition in stream.lake.held:
+            stream.lake.release(partition)
+    assert (await store.lag()).events == 100
+    reader().drain()
+    assert sorted(held(tmp_path)) == ids(0, 100)
+
+
+async def test_a_reader_that_dies_between_file_and_log_repeats_nothing(
+    store: Store, reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in a file but was not confirmed comes again, and is known."""
+    await store.append(clicks(0, 100))
+    stream = reader()
+
+    def dies(*_arguments: object, **_options: object) -> None:
+        raise Disconnected("killed")
+
+    monkeypatch.setattr(stream.redis, "pipeline", dies)
+    with pytest.raises(StoreUnavailable, match="killed"):
+        stream.drain()
+    for partition in stream.lake.held:
+        stream.lake.release(partition)
+    before = len(held(tmp_path))
+    assert before
+    last = reader()
+    last.drain()
+    assert sorted(held(tmp_path)) == ids(0, 100)
+    assert last.written == 100 - before
+    assert await store.lag() == Lag(0, None)
+
+
+async def test_an_answer_that_was_lost_comes_again(
+    store: Store, reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis had delivered it, the reader never saw it; it reads on by itself."""
+    await store.append(clicks(0, 100))
+    stream = reader(every=0.05)
+    original, calls = stream.redis.xreadgroup, []
+
+    def lossy(*arguments: Any, **options: Any) -> Any:
+        answer = original(*arguments, **options)
+        calls.append(bool(answer and answer[0][1]))
+        if calls[-1] and calls.count(True) <= 2:
+            raise Disconnected("reset by peer")
+        return answer
+
+    monkeypatch.setattr(stream.redis, "xreadgroup", lossy)
+    with running(stream):
+        await until(lambda: sorted(held(tmp_path)) == ids(0, 100))
+    assert calls.count(True) > 2
+    assert sorted(held(tmp_path)) == ids(0, 100)
+
+
+async def test_several_readers_share_the_partitions(
+    store: Store, reader: Any, tmp_path: Path
+) -> None:
+    """Each has its part; what one leaves another takes over, and every event is written once."""
+    first, second = reader(every=0.05), reader(every=0.05)
+    with running(second):
+        with running(first):
+            for start in range(0, 600, 20):
+                await store.append(clicks(start, start + 20))
+                await anyio.sleep(0.05)
+            await until(lambda: len(first.lake.held) == len(second.lake.held) == 2)
+        await until(lambda: len(second.lake.held) == 4)
+        await store.append(clicks(600, 700))
+        while (await store.lag()).events:
+            await anyio.sleep(0.02)
+    assert sorted(held(tmp_path)) == ids(0, 700)
+    assert first.written + second.written == 700
+
+
+async def test_files_grow_while_events_come(store: Store, reader: Any, tmp_path: Path) -> None:
+    """What came is in a file after the time that was asked for, without a stop."""
+    with running(reader(every=0.2)):
+        await store.append(clicks(0, 10))
+        await until(lambda: sorted(held(tmp_path)) == ids(0, 10))
+        await store.append(clicks(10, 20))
+        await until(lambda: sorted(held(tmp_path)) == ids(0, 20))
+
+
+async def test_events_cut_from_the_log_are_told_of(
+    store: Store, reader: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where somebody else cut what was delivered, reading goes on and the loss is logged."""
+    await store.append(clicks(0, 40, sessions=1))
+    config = store.config
+    partition = next(p for p in range(4) if reader().redis.xlen(log_key(config, p)))
+    client: Redis = reader().redis
+    key = log_key(config, partition)
+    client.xgroup_create(key, GROUP, id="0")
+    client.xreadgroup(GROUP, f"partition-{partition}", {key: ">"}, count=10)
+    client.xtrim(key, maxlen=35, approximate=False)
+    reader().drain()
+    assert sorted(held(tmp_path)) == ids(5, 40)
+    assert "5 events were cut" in caplog.text
+    assert client.xpending(key, GROUP)["pending"] == 0
+
+
+async def until(condition: Any, seconds: float = 60.0) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        await anyio.sleep(0.02)
