@@ -134,7 +134,9 @@ def _run_workers(
                     continue
                 logger.error("worker %d ended with status %d", process.pid, process.exitcode)
                 _forget_metrics(metrics, process)
-                young = time.monotonic() - started[k] < YOUNG
+                # SIGKILL is somebody else's act, and no sign that workers cannot start.
+                killed = process.exitcode == -signal.SIGKILL
+                young = time.monotonic() - started[k] < YOUNG and not killed
                 young_deaths = young_deaths + 1 if young else 0
                 if young_deaths >= MAX_YOUNG_DEATHS:
                     logger.error("workers do not start; giving up")

@@ -1,8 +1,8 @@
 """Every event acknowledged is in the files once, while everything is killed again and again.
 
-A server with two workers and two readers of its live log run on one Redis. Clients post events, each
-batch until it is acknowledged, while workers, readers and Redis are ended with SIGKILL at random.
-Then the files are read as training reads them, and compared with what was acknowledged.
+A server with two workers and two readers of its live log run on one Redis. Clients post events, and
+each batch again until it is acknowledged; workers, readers and Redis are ended with SIGKILL at
+random. Then the files are read as training reads them, and compared with what was acknowledged.
 """
 
 import argparse
@@ -31,6 +31,7 @@ console = Console(stderr=True)
 
 BATCH = 50  # events posted at a time
 CLIENTS = 4
+PATIENCE = 60.0  # seconds until a client gives up on a server that does not answer
 KINDS = ("worker", "reader", "redis")
 
 
@@ -127,7 +128,10 @@ class Posted:
                     for name in names
                 ]
                 self.sent.update(names)
+                gives_up = now + PATIENCE
                 while not self._acknowledged(connection, batch):
+                    if time.time() > gives_up:
+                        raise RuntimeError(f"{self.url} has not answered for {PATIENCE:.0f} s")
                     self.failed += 1
                     time.sleep(0.1)
                 self.acknowledged += names

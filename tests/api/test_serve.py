@@ -242,6 +242,16 @@ def test_a_killed_worker_is_replaced(shared: Process) -> None:
         assert eventually(lambda: "recsys_bundle_info" in client.get("/metrics").text)
 
 
+def test_workers_killed_young_again_and_again_are_replaced(shared: Process) -> None:
+    """That somebody kills them is no sign that they cannot start."""
+    for _ in range(4):
+        workers = [pid for pid in shared.family() if b"spawn_main" in command_of(pid)]
+        victim = sorted(workers)[0]
+        os.kill(victim, signal.SIGKILL)
+        assert eventually(lambda gone=victim: len(shared.family() - {gone}) == 4)  # type: ignore[misc]
+    assert shared.popen.poll() is None
+
+
 def test_accepted_events_survive_a_killed_redis(shared: Process) -> None:
     """Every event acknowledged while Redis is killed again and again is there afterwards."""
     accepted = 0
