@@ -197,6 +197,14 @@ def tune(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def bundles(arguments: argparse.Namespace) -> int:
+    """`recsys bundles`: list, show, compare, activate, roll back and prune what was trained."""
+    from recsys.bundle_commands import run
+
+    _print_json(arguments, run(arguments, console))
+    return OK
+
+
 def stream(arguments: argparse.Namespace) -> int:
     """`recsys stream`: live log -> hourly files that `recsys train` reads."""
     from api.stream import stream as stream_log  # the API sits above this package
@@ -305,6 +313,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--redis-url", help="a Redis to use (or RECSYS_REDIS_URL); default: an embedded one"
     )
+
+    sub = _command(commands, "bundles", bundles, "recsys bundles list --data-dir data")
+    actions = ("list", "show", "diff", "activate", "rollback", "prune")
+    sub.add_argument("action", choices=actions, help="a server follows within a second")
+    sub.add_argument("versions", nargs="*", metavar="BUNDLE", help="show and activate 1, diff 2")
+    sub.add_argument("--keep", type=int, default=5, help="how many of the newest prune leaves (5)")
+    _add_data_dir(sub)
 
     sub = _command(commands, "stream", stream, "recsys stream --once && recsys train data/events")
     _add_data_dir(sub)

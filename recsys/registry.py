@@ -5,14 +5,22 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from recsys import bundle as bundles
-from recsys.bundle import Bundle, BundleError
+from recsys.bundle import MANIFEST, Bundle, BundleError
+from recsys.config import nearest
 from recsys.events import InputError
 
 POINTER = "CURRENT"
+# Every activation and rollback, a line each: Unix seconds, what, version.
+HISTORY = "HISTORY"
+ACTIVATED, ROLLED_BACK = "activated", "rolled-back-to"
 
 
 class RegistryError(InputError):
@@ -20,7 +28,10 @@ class RegistryError(InputError):
 
 
 class Registry:
-    """Bundles under ``path``, one folder per version, and the ``CURRENT`` pointer."""
+    """Bundles under ``path``, one folder per version, and the ``CURRENT`` pointer.
+
+    Whoever serves follows the pointer within a second, without a restart.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -48,7 +59,7 @@ class Registry:
             )
         folder = self.path / version
         if not folder.is_dir():
-            raise RegistryError(f"no bundle {version} in {self.path}: {self.versions() or 'none'}")
+            raise RegistryError(self._no_bundle(version))
         return bundles.load(folder)
 
     def publish(self, bundle: Bundle) -> str:
@@ -72,9 +83,77 @@ class Registry:
         return bundle.version
 
     def activate(self, version: str) -> None:
-        """Point to a published version."""
+        """Point to a published version. Raises RegistryError."""
+        self._point(version, ACTIVATED)
+
+    def previous(self) -> str | None:
+        """The version that a rollback goes to; ``None`` where there is none."""
+        return next(reversed(self._before()), None)
+
+    def rollback(self) -> str:
+        """Point to the version that was active before the active one; returns it.
+
+        Raises RegistryError where there is none.
+        """
+        version = self.previous()
+        if version is None:
+            raise RegistryError(
+                f"{self.path}: no bundle was active before {self.active() or 'any'}; "
+                "`recsys bundles list` shows those there are, `recsys bundles activate` takes one"
+            )
+        self._point(version, ROLLED_BACK)
+        return version
+
+    def manifest(self, version: str) -> dict[str, Any]:
+        """What a version says of itself, without loading it. Raises RegistryError."""
+        try:
+            found: dict[str, Any] = orjson.loads((self.path / version / MANIFEST).read_bytes())
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise RegistryError(self._no_bundle(version)) from error
+        return found
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove all but the newest versions, the active one and that of a rollback; returns those.
+
+        What a process has loaded stays readable to it. Raises RegistryError.
+        """
+        if keep < 0:
+            raise RegistryError(f"--keep: must not be negative, got {keep}")
+        spared = {*self.versions()[-keep or len(self.versions()) :], self.active(), self.previous()}
+        removed = [version for version in self.versions() if version not in spared]
+        for version in removed:
+            # Out of sight first: a half-removed folder is no bundle.
+            aside = self.path / f".prune-{os.getpid()}-{version}"
+            (self.path / version).rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        return removed
+
+    def _no_bundle(self, version: str) -> str:
+        known = self.versions()
+        there = ", ".join(known) if known else "none"
+        return f"no bundle {version} in {self.path}{nearest(version, known)}; there: {there}"
+
+    def _before(self) -> list[str]:
+        """Versions that were active before the active one and are still there, oldest first."""
+        stack: list[str] = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.path / HISTORY).read_text().splitlines():
+                _, what, version = line.split()
+                if what == ROLLED_BACK:
+                    del stack[len(stack) - stack[::-1].index(version) :]
+                elif version in stack[-1:]:
+                    pass
+                else:
+                    stack.append(version)
+        active = self.active()
+        if active in stack:
+            del stack[len(stack) - 1 - stack[::-1].index(active) :]
+        there = set(self.versions())
+        return [version for version in stack if version in there and version != active]
+
+    def _point(self, version: str, what: str) -> None:
         if not (self.path / version / bundles.MANIFEST).exists():
-            raise RegistryError(f"no bundle {version} in {self.path}")
+            raise RegistryError(self._no_bundle(version))
         pointer = self.path / f".{POINTER}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             pointer.write_text(version + "\n")
@@ -82,6 +161,10 @@ class Registry:
             pointer.rename(self.path / POINTER)
         finally:
             pointer.unlink(missing_ok=True)
+        with (self.path / HISTORY).open("a") as history:
+            history.write(f"{time.time():.3f} {what} {version}\n")
+            history.flush()
+            os.fsync(history.fileno())
         bundles.fsync(self.path)
 
     def _place(self, aside: Path, version: str) -> None:

@@ -184,7 +184,9 @@ def test_evaluate_writes_no_file_unasked(log: Path, capsys: pytest.CaptureFixtur
     assert "unknown_type 1" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "tune", "stream", "serve", "demo"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "tune", "bundles", "stream", "serve", "demo"]
+)
 def test_every_command_has_help_with_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

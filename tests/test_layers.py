@@ -29,6 +29,7 @@ ORDER = [
     *("tuning.space", "tuning.questions", "tuning.trials", "tuning.fits", "tuning.ranked"),
     *("tuning.stages", "tuning.sources", "tuning.plan", "tuning.tune", "tuning.settings"),
     "tuning.runs",
+    "bundle_commands",
     "cli",
 ]
 
