@@ -3,14 +3,14 @@
     <folder>/2026-11-24/13-2-000.parquet    day and hour (UTC) of the events, partition, part
 
 An event lies in the hour of its own time, however late it came. A file says in its metadata how far
-into its partition's stream it reaches, so what is delivered again is known from the file itself. It
-becomes visible whole, by its rename, or not at all.
+into which stream it reaches, so what is delivered again is known from the file itself. It becomes
+visible whole, by its rename, or not at all.
 """
 
 import fcntl
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "properties": pl.String(),
 }
 PART_ROWS = 200_000  # a part is written anew with each addition; beyond this the next one begins
-REACHED = "recsys.reached"  # the metadata that holds a place in a stream
+REACHED = "recsys.reached"  # the metadata that holds a place for each stream, by the log's name
 
 Place = tuple[int, int]  # of an entry in its stream: milliseconds, number
 NOWHERE: Place = (0, 0)
@@ -86,9 +86,10 @@ class Lake:
         """The partitions that this process writes."""
         return sorted(self._locks)
 
-    def add(self, partition: int, entries: Sequence[Entry]) -> int:
+    def add(self, partition: int, entries: Sequence[Entry], log: str) -> int:
         """Make entries durable, in the order of their places; returns how many are new.
 
+        log: the name of the live log that they are of: places of another tell nothing of them.
         Those that a file reaches already are in it. Raises OSError; what was not added then may be
         added again.
         """
@@ -96,20 +97,21 @@ class Lake:
         hours: defaultdict[str, list[Entry]] = defaultdict(list)
         for entry in entries:
             hours[hour_of(entry.event.timestamp)].append(entry)
-        return sum(self._add(partition, hour, found) for hour, found in hours.items())
+        return sum(self._add(partition, hour, found, log) for hour, found in hours.items())
 
-    def _add(self, partition: int, hour: str, entries: list[Entry]) -> int:
+    def _add(self, partition: int, hour: str, entries: list[Entry], log: str) -> int:
         end = self._ends.get((partition, hour)) or _end_of(self.folder, partition, hour)
-        new = [entry for entry in entries if entry.place > end.reached]
+        new = [entry for entry in entries if entry.place > end.reached.get(log, NOWHERE)]
         if new:
             rows = _table(new)
             if end.rows and end.rows + len(rows) > PART_ROWS:
-                end = _End(end.part + 1)
+                end = _End(end.part + 1, 0, end.reached)
             path = _path(self.folder, partition, hour, end.part)
             before = [pl.read_parquet(path)] if end.rows else []
             frame = pl.concat([*before, rows])
-            _write(frame, path, new[-1].place)
-            end = _End(end.part, len(frame), new[-1].place)
+            reached = {**end.reached, log: new[-1].place}
+            _write(frame, path, reached)
+            end = _End(end.part, len(frame), reached)
         self._ends[partition, hour] = end
         return len(new)
 
@@ -121,11 +123,12 @@ def hour_of(timestamp: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Where an hour of a partition stands: its last part, the rows in it, how far it reaches."""
+    """Where an hour of a partition stands: its last part, the rows in it, how far into which log it
+    reaches."""
 
     part: int = 0
     rows: int = 0
-    reached: Place = NOWHERE
+    reached: Mapping[str, Place] = field(default_factory=dict)
 
 
 def _end_of(folder: Path, partition: int, hour: str) -> _End:
@@ -133,10 +136,10 @@ def _end_of(folder: Path, partition: int, hour: str) -> _End:
     parts = sorted((folder / day).glob(f"{of_day}-{partition}-*.parquet"))
     if not parts:
         return _End()
-    told = pl.read_parquet_metadata(parts[-1])[REACHED]
-    milliseconds, number = map(int, told.split("-"))
+    told = orjson.loads(pl.read_parquet_metadata(parts[-1])[REACHED])
+    reached = {log: (place[0], place[1]) for log, place in told.items()}
     rows = pl.scan_parquet(parts[-1], glob=False).select(pl.len()).collect().item()
-    return _End(int(parts[-1].stem.rsplit("-", 1)[1]), rows, (milliseconds, number))
+    return _End(int(parts[-1].stem.rsplit("-", 1)[1]), rows, reached)
 
 
 def _path(folder: Path, partition: int, hour: str, part: int) -> Path:
@@ -157,12 +160,12 @@ def _table(entries: list[Entry]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _write(frame: pl.DataFrame, path: Path, reached: Place) -> None:
+def _write(frame: pl.DataFrame, path: Path, reached: Mapping[str, Place]) -> None:
     """A file whole, durable and visible, or not there."""
     path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f".{path.name}")
     with aside.open("wb") as file:
-        frame.write_parquet(file, metadata={REACHED: f"{reached[0]}-{reached[1]}"})
+        frame.write_parquet(file, metadata={REACHED: orjson.dumps(reached).decode()})
         file.flush()
         os.fsync(file.fileno())
     aside.rename(path)

@@ -10,7 +10,7 @@
 --   seen:<event_id>      a client's event id that was accepted, dedup_ttl
 --   log:<partition>      streams of all accepted events: e = payload, u = the session's known user;
 --                        those of a session are in one
---   log:reading          present once the log has readers; they alone cut it then
+--   log:reading          a name of the log, present once it has readers; they alone cut it then
 --   log:readers          sorted set of the readers and when they last said so
 local function events_of(session) return KEYS[1] .. 'session:' .. session .. ':events' end
 local function meta_of(session) return KEYS[1] .. 'session:' .. session .. ':meta' end

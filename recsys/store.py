@@ -312,7 +312,7 @@ def log_key(config: StoreConfig, partition: int) -> str:
 
 
 def reading_key(config: StoreConfig) -> str:
-    """The key that says that the live log has readers."""
+    """The key that names the live log once it has readers."""
     return f"{{{config.namespace}}}:log:reading"
 
 

@@ -38,6 +38,15 @@ RETRY = 1.0  # seconds after a failure, or while others write all partitions
 ALIVE = 10.0  # seconds after which a reader that said nothing is thought gone
 TIMEOUT = 5.0  # seconds for one call of Redis
 
+# KEYS: the log's name, a partition. ARGV: the name it had, the group, the first place to keep, and
+# the places that a file holds. A log that began anew meanwhile is left alone.
+CONFIRM = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('XACK', KEYS[2], ARGV[2], unpack(ARGV, 4))
+  redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[3])
+end
+"""
+
 
 @dataclass
 class _Partition:
@@ -66,8 +75,10 @@ class Stream:
         self.redis = Redis.from_url(check_url(url), socket_timeout=TIMEOUT)
         self.name = secrets.token_hex(8)
         self.written = 0
+        self._confirm = self.redis.register_script(CONFIRM)
         self._partitions: dict[int, _Partition] = {}
         self._balanced = -math.inf
+        self._log = ""
 
     def run(self, stop: threading.Event, told: Callable[["Stream"], None] | None = None) -> None:
         """Read and write until told to stop; then write what was read. Redis may come and go.
@@ -145,8 +156,12 @@ class Stream:
         if now - self._balanced < 1.0:
             return
         count, share = self.config.log_partitions, self.config.log_partitions
-        # From now on the log is cut by its readers only.
-        self.redis.set(reading_key(self.config), "")
+        # From now on the log is cut by its readers only. Its name goes with Redis's data: places in
+        # a log that began anew may lie before those that files reach.
+        key = reading_key(self.config)
+        self.redis.set(key, secrets.token_hex(8), nx=True)
+        name: Any = self.redis.get(key)
+        self._log = name.decode()
         if balance:
             readers, moment = readers_key(self.config), time.time()
             self.redis.zadd(readers, {self.name: moment})
@@ -174,6 +189,9 @@ class Stream:
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
+            # The first reader, or Redis has lost its data, and then the log has another name too.
+            self.written += self.lake.add(number, partition.entries, self._log)
+            partition.entries, self._balanced = [], -math.inf
             self.redis.xgroup_create(key, GROUP, id="0", mkstream=True)
             return 1  # what there is has yet to be asked for
         found = [pair for _, pairs in reply for pair in pairs]
@@ -194,20 +212,26 @@ class Stream:
     def _write(self, number: int, partition: _Partition) -> None:
         """Into files, and then out of the log."""
         entries, key = partition.entries, log_key(self.config, number)
-        self.written += self.lake.add(number, entries)
+        self.written += self.lake.add(number, entries, self._log)
         names = [f"{milliseconds}-{number}" for milliseconds, number in (e.place for e in entries)]
-        pipeline = self.redis.pipeline(transaction=False)
-        for at in range(0, len(names), READ):
-            pipeline.xack(key, GROUP, *names[at : at + READ])
-        milliseconds, sequence = entries[-1].place
-        pipeline.xtrim(key, minid=f"{milliseconds}-{sequence + 1}", approximate=False)
         partition.entries = []
-        pipeline.execute()
+        for at in range(0, len(names), READ):
+            part = names[at : at + READ]
+            self._confirm(
+                keys=[reading_key(self.config), key],
+                args=[self._log, GROUP, _after(part[-1]), *part],
+            )
 
     def _forget(self) -> None:
         """What was read is delivered again: an answer may have been lost on its way."""
         for number in list(self._partitions):
             self._partitions[number] = _Partition()
+
+
+def _after(place: str) -> str:
+    """The place that comes next."""
+    milliseconds, number = place.split("-")
+    return f"{milliseconds}-{int(number) + 1}"
 
 
 def _entry(place: bytes, fields: dict[bytes, bytes]) -> Entry:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recsys import lake as module
 from recsys.events import Event
-from recsys.lake import Entry, Lake, hour_of
+from recsys.lake import Entry, Lake, Place, hour_of
 from recsys.logs import load_log
 
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
@@ -38,7 +38,8 @@ def held(folder: Path) -> list[str]:
 def test_an_event_lies_in_the_hour_of_its_time(tmp_path: Path) -> None:
     """Late ones too; days and hours are UTC."""
     lake = taken(tmp_path, 2)
-    lake.add(2, [entry(1), entry(2, NOON + 3599), entry(3, NOON + 3600), entry(4, NOON - 86400)])
+    added = [entry(1), entry(2, NOON + 3599), entry(3, NOON + 3600), entry(4, NOON - 86400)]
+    lake.add(2, added, "log")
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.parquet")} == {
         "2027-01-15/12-2-000.parquet",
         "2027-01-15/13-2-000.parquet",
@@ -51,7 +52,7 @@ def test_all_that_an_event_says_is_kept(tmp_path: Path) -> None:
     """Every field, and the user its session is known by."""
     lake = taken(tmp_path)
     told = {"value": 2.5, "recommendation_id": "r", "position": 3, "properties": {"a": [1, "ü"]}}
-    lake.add(0, [entry(1, user="u", **told), entry(2, user_id="v")])
+    lake.add(0, [entry(1, user="u", **told), entry(2, user_id="v")], "log")
     rows = pl.read_parquet(tmp_path).rows(named=True)
     assert rows[0] == {
         "user_id": "u",
@@ -72,7 +73,7 @@ def test_all_that_an_event_says_is_kept(tmp_path: Path) -> None:
 def test_a_log_is_read_from_it_as_it_is(tmp_path: Path) -> None:
     """`load_log` takes the folder, in time order, and rejects nothing."""
     lake = taken(tmp_path)
-    lake.add(0, [entry(k, NOON + 1000 * k) for k in range(1, 20)])
+    lake.add(0, [entry(k, NOON + 1000 * k) for k in range(1, 20)], "log")
     log = load_log([tmp_path], now=NOON + 1e6)
     assert log.frame["event_id"].to_list() == [f"e{k}" for k in range(1, 20)]
     assert log.rejected == {}
@@ -96,7 +97,7 @@ def test_what_is_delivered_again_is_written_once(
         written = 0
 
         def stopped(
-            frame: pl.DataFrame, path: Path, reached: tuple[int, int], at: int = stop
+            frame: pl.DataFrame, path: Path, reached: dict[str, Place], at: int = stop
         ) -> None:
             nonlocal written
             written += 1
@@ -108,13 +109,13 @@ def test_what_is_delivered_again_is_written_once(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "_write", stopped)
             try:
-                lake.add(0, entries[start : max(start, cut)])
+                lake.add(0, entries[start : max(start, cut)], "log")
                 start = max(start, cut)  # confirmed: it does not come again
             except OSError:
                 pass
         lake.release(0)
     lake = taken(folder)
-    lake.add(0, entries[start:])
+    lake.add(0, entries[start:], "log")
     lake.release(0)
     assert sorted(held(folder)) == sorted(e.event.event_id or "" for e in entries)
 
@@ -124,10 +125,23 @@ def test_a_long_hour_has_several_parts(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "PART_ROWS", 10)
     for start in range(1, 40, 4):
         lake = taken(tmp_path)
-        assert lake.add(0, [entry(k) for k in range(max(1, start - 2), start + 4)]) == 4
+        again = [entry(k) for k in range(max(1, start - 2), start + 4)]
+        assert lake.add(0, again, "log") == 4
         lake.release(0)
     assert len(list(tmp_path.rglob("*.parquet"))) == 5
     assert held(tmp_path) == [f"e{k}" for k in range(1, 41)]
+
+
+def test_a_log_that_began_anew_is_another(tmp_path: Path) -> None:
+    """Places in it may lie before those of the one that was lost; both are remembered."""
+    lake = taken(tmp_path)
+    lake.add(0, [entry(100), entry(101)], "lost")
+    lake.release(0)
+    lake = taken(tmp_path)
+    assert lake.add(0, [entry(7), entry(8)], "new") == 2
+    assert lake.add(0, [entry(8), entry(9)], "new") == 1
+    assert lake.add(0, [entry(101), entry(102)], "lost") == 1
+    assert held(tmp_path) == ["e100", "e101", "e7", "e8", "e9", "e102"]
 
 
 def take_elsewhere(folder: Path, partition: int, answers: "multiprocessing.Queue[bool]") -> None:
@@ -153,7 +167,7 @@ def test_one_process_writes_a_partition(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     """Its half-written file is no log, and goes when the partition is taken."""
     lake = taken(tmp_path, 3)
-    lake.add(3, [entry(1)])
+    lake.add(3, [entry(1)], "log")
     lake.release(3)
     left = tmp_path / "2027-01-15" / ".12-3-000.parquet"
     left.write_bytes(b"half")

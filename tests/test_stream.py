@@ -13,10 +13,10 @@ from redis import Redis
 from redis.exceptions import ConnectionError as Disconnected
 
 from recsys.embedded import EmbeddedRedis
-from recsys.events import Event
+from recsys.events import Event, encode
 from recsys.lake import Lake
 from recsys.logs import load_log
-from recsys.store import Lag, Store, StoreUnavailable, log_key
+from recsys.store import Lag, Store, StoreUnavailable, log_key, partition_of
 from recsys.stream import GROUP, Stream
 
 pytestmark = pytest.mark.anyio
@@ -59,13 +59,13 @@ def reader(redis_server: EmbeddedRedis, store: Store, tmp_path: Path) -> Iterato
 
 
 @contextmanager
-def running(stream: Stream) -> Iterator[None]:
+def running(stream: Stream) -> Iterator[Stream]:
     """A reader at work in a thread, which then stops in order."""
     stop = threading.Event()
     thread = threading.Thread(target=stream.run, args=(stop,), daemon=True)
     thread.start()
     try:
-        yield
+        yield stream
     finally:
         stop.set()
         thread.join(60)
@@ -119,7 +119,7 @@ async def test_a_reader_that_dies_between_file_and_log_repeats_nothing(
     def dies(*_arguments: object, **_options: object) -> None:
         raise Disconnected("killed")
 
-    monkeypatch.setattr(stream.redis, "pipeline", dies)
+    monkeypatch.setattr(stream, "_confirm", dies)
     with pytest.raises(StoreUnavailable, match="killed"):
         stream.drain()
     for partition in stream.lake.held:
@@ -181,6 +181,25 @@ async def test_files_grow_while_events_come(store: Store, reader: Any, tmp_path:
         await until(lambda: sorted(held(tmp_path)) == ids(0, 10))
         await store.append(clicks(10, 20))
         await until(lambda: sorted(held(tmp_path)) == ids(0, 20))
+
+
+async def test_a_redis_that_lost_everything_is_read_anew(
+    store: Store, redis_server: EmbeddedRedis, reader: Any, tmp_path: Path
+) -> None:
+    """Its clock behind, too: what it accepts then is written although files reach further."""
+    with running(reader(every=0.05)) as stream:
+        await store.append(clicks(0, 50, sessions=1))
+        await until(lambda: sorted(held(tmp_path)) == ids(0, 50))
+        client: Redis = Redis.from_url(redis_server.url)
+        for key in client.keys(f"{{{store.config.namespace}}}:*"):
+            client.delete(key)
+        partition = partition_of("s0", store.config)
+        late = [encode(event) for event in clicks(50, 60, sessions=1)]
+        for number, payload in enumerate(late, 1):
+            client.xadd(log_key(store.config, partition), {"e": payload}, id=f"1000-{number}")
+        await until(lambda: sorted(held(tmp_path)) == ids(0, 60))
+        client.close()
+    assert stream.written == 60
 
 
 async def test_events_cut_from_the_log_are_told_of(
