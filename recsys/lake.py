@@ -76,6 +76,10 @@ class Lake:
             left.unlink()  # of an owner that was killed while it wrote
         return True
 
+    def look_again(self) -> None:
+        """Forget where files end: somebody may have moved or mended them."""
+        self._ends.clear()
+
     def release(self, partition: int) -> None:
         """Let another process write it."""
         os.close(self._locks.pop(partition))
@@ -107,7 +111,9 @@ class Lake:
             if end.rows and end.rows + len(rows) > PART_ROWS:
                 end = _End(end.part + 1, 0, end.reached)
             path = _path(self.folder, partition, hour, end.part)
-            before = [pl.read_parquet(path)] if end.rows else []
+            # Whatever fails from here on, the file is looked at again.
+            self._ends.pop((partition, hour), None)
+            before = [pl.read_parquet(path, glob=False)] if end.rows else []
             frame = pl.concat([*before, rows])
             reached = {**end.reached, log: new[-1].place}
             _write(frame, path, reached)

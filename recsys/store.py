@@ -215,7 +215,8 @@ class _Link:
             await connection.send_packed_command(
                 connection.pack_command(*command), check_health=False
             )
-        except (RedisError, OSError) as error:
+        # RuntimeError: uvloop's, of a transport that was closed a moment ago.
+        except (RedisError, OSError, RuntimeError) as error:
             if self._connection is connection:
                 self._drop(f"Redis cannot be reached: {error}")
         try:
@@ -268,7 +269,7 @@ class _Link:
                     waiting.set_exception(outcome)
                 else:
                     waiting.set_result(outcome)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
             self._drop(f"Redis cannot be reached: {error}")
         finally:
             await connection.disconnect(nowait=True)

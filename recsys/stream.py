@@ -224,6 +224,7 @@ class Stream:
 
     def _forget(self) -> None:
         """What was read is delivered again: an answer may have been lost on its way."""
+        self.lake.look_again()
         for number in list(self._partitions):
             self._partitions[number] = _Partition()
 

@@ -82,6 +82,8 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
     log = load_log([folder / "events"], now=time.time() + 10)
     files = sorted((folder / "events").glob("*/[!.]*.parquet"))
     found = pl.concat([pl.read_parquet(file, columns=["event_id"]) for file in files])["event_id"]
+    for name, path, row in twice(files):
+        console.print(f"twice: {name} in {path.name}, row {row}")
     acknowledged = set(posted.acknowledged)
     return {
         "acknowledged": len(acknowledged),
@@ -98,6 +100,17 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
         "events_per_second": round(len(acknowledged) / posting),
         "appendonly": OPTIONS["appendonly"] == "yes",
     }
+
+
+def twice(files: list[Path]) -> Iterator[tuple[str, Path, int]]:
+    """Every place of an event id that has several."""
+    places: dict[str, list[tuple[Path, int]]] = {}
+    for file in files:
+        for row, name in enumerate(pl.read_parquet(file)["event_id"]):
+            places.setdefault(name, []).append((file, row))
+    for name, found in places.items():
+        if len(found) > 1:
+            yield from ((name, path, row) for path, row in found)
 
 
 class Posted:
