@@ -53,6 +53,7 @@ def stream(
         reader = Stream(redis_url, Lake(folder), config, every)
         try:
             reader.check()
+            folder.mkdir(parents=True, exist_ok=True)
             if once:
                 reader.drain()
             else:

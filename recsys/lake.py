@@ -8,6 +8,7 @@ visible whole, by its rename, or not at all.
 """
 
 import fcntl
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ import orjson
 import polars as pl
 
 from recsys.events import Event
+
+logger = logging.getLogger("recsys.lake")
 
 # The columns of a log, and what else an event says.
 SCHEMA: dict[str, pl.DataType] = {
@@ -142,10 +145,14 @@ def _end_of(folder: Path, partition: int, hour: str) -> _End:
     parts = sorted((folder / day).glob(f"{of_day}-{partition}-*.parquet"))
     if not parts:
         return _End()
-    told = orjson.loads(pl.read_parquet_metadata(parts[-1])[REACHED])
-    reached = {log: (place[0], place[1]) for log, place in told.items()}
-    rows = pl.scan_parquet(parts[-1], glob=False).select(pl.len()).collect().item()
-    return _End(int(parts[-1].stem.rsplit("-", 1)[1]), rows, reached)
+    number = int(parts[-1].stem.rsplit("-", 1)[1])
+    try:
+        told = orjson.loads(pl.read_parquet_metadata(parts[-1])[REACHED])
+        rows = pl.scan_parquet(parts[-1], glob=False).select(pl.len()).collect().item()
+    except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
+        logger.error("%s is not as it was written here, so it is left alone: %s", parts[-1], error)
+        return _End(number + 1)
+    return _End(number, rows, {log: (place[0], place[1]) for log, place in told.items()})
 
 
 def _path(folder: Path, partition: int, hour: str, part: int) -> Path:

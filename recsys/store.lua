@@ -149,7 +149,7 @@ local function forget()
   return removed + redis.call('DEL', meta_of(session), events_of(session), users_of(session))
 end
 
--- ARGV: how many partitions. Returns, for each, how many entries are in no file yet and the
+-- ARGV: how many partitions there may be. Returns, for each, how many entries are in no file yet and the
 -- milliseconds of the oldest, 0 without any.
 local function lag()
   local reply = {}

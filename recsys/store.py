@@ -38,6 +38,7 @@ SCRIPT = Path(__file__).with_name("store.lua").read_bytes()
 SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 SCHEMES = ("redis", "rediss", "unix")
 DOWN_FOR = 1.0  # seconds during which a store that failed is not asked again
+MOST_PARTITIONS = 64  # of the live log: readers look for so many
 TURNS = 5  # looks at the oldest call within the time limit
 
 
@@ -58,6 +59,8 @@ class StoreConfig:
     timeout: float = 0.25  # seconds for one round trip
 
     def __post_init__(self) -> None:
+        if not 1 <= self.log_partitions <= MOST_PARTITIONS:
+            raise InputError(f"log_partitions: must be 1 to {MOST_PARTITIONS}")
         if not self.namespace or set("{}") & set(self.namespace):
             raise InputError(f"namespace: {self.namespace!r} must be non-empty, without braces")
 
@@ -169,7 +172,7 @@ class Store:
 
     async def lag(self) -> Lag:
         """What of the live log is in no file yet."""
-        numbers = await self._run("lag", [self.config.log_partitions])
+        numbers = await self._run("lag", [MOST_PARTITIONS])
         oldest = [milliseconds for milliseconds in numbers[1::2] if milliseconds]
         return Lag(sum(numbers[::2]), min(oldest) / 1000 if oldest else None)
 

@@ -5,6 +5,7 @@ then is the log cut. Who is killed leaves behind what was delivered and not yet 
 one to write that partition gets it again, and the files tell what they hold of it already.
 """
 
+import contextlib
 import logging
 import math
 import secrets
@@ -15,11 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.retry import Retry
 
 from recsys.events import decode
 from recsys.lake import Entry, Lake
 from recsys.store import (
+    MOST_PARTITIONS,
     StoreConfig,
     StoreUnavailable,
     check_url,
@@ -37,6 +41,14 @@ PAUSE = 0.05  # seconds between looks at an empty log
 RETRY = 1.0  # seconds after a failure, or while others write all partitions
 ALIVE = 10.0  # seconds after which a reader that said nothing is thought gone
 TIMEOUT = 5.0  # seconds for one call of Redis
+
+# KEYS: streams. Returns how many there are up to the last one that exists.
+EXISTING = """
+for at = #KEYS, 1, -1 do
+  if redis.call('EXISTS', KEYS[at]) == 1 then return at end
+end
+return 0
+"""
 
 # KEYS: the log's name, a partition. ARGV: the name it had, the group, the first place to keep, and
 # the places that a file holds. A log that began anew meanwhile is left alone.
@@ -72,10 +84,13 @@ class Stream:
     def __init__(self, url: str, lake: Lake, config: StoreConfig, every: float = 10.0) -> None:
         """Connects on first use. Raises StoreUrlError."""
         self.config, self.lake, self.every = config, lake, every
-        self.redis = Redis.from_url(check_url(url), socket_timeout=TIMEOUT)
+        # Never tried twice: what was delivered to an answer that was lost would be passed over.
+        once = Retry(NoBackoff(), 0)
+        self.redis = Redis.from_url(check_url(url), socket_timeout=TIMEOUT, retry=once)
         self.name = secrets.token_hex(8)
         self.written = 0
         self._confirm = self.redis.register_script(CONFIRM)
+        self._existing = self.redis.register_script(EXISTING)
         self._partitions: dict[int, _Partition] = {}
         self._balanced = -math.inf
         self._log = ""
@@ -114,9 +129,20 @@ class Stream:
             while self.turn(balance=False):
                 if told:
                     told(self)
+            written = set(self._partitions)
             self.close()
+            others = [
+                number
+                for number in range(MOST_PARTITIONS)
+                if number not in written and self.redis.xlen(log_key(self.config, number))
+            ]
         except RedisError as error:
             raise StoreUnavailable(str(error)) from error
+        if others:
+            raise OSError(
+                f"another process writes {len(others)} of the log's partitions into "
+                f"{self.lake.folder}, and will write what is left in them"
+            )
 
     def check(self) -> None:
         """Return if Redis answers. Raises StoreUnavailable."""
@@ -155,18 +181,12 @@ class Stream:
         now = time.monotonic()
         if now - self._balanced < 1.0:
             return
-        count, share = self.config.log_partitions, self.config.log_partitions
-        # From now on the log is cut by its readers only. Its name goes with Redis's data: places in
-        # a log that began anew may lie before those that files reach.
-        key = reading_key(self.config)
-        self.redis.set(key, secrets.token_hex(8), nx=True)
-        name: Any = self.redis.get(key)
-        self._log = name.decode()
-        if balance:
-            readers, moment = readers_key(self.config), time.time()
-            self.redis.zadd(readers, {self.name: moment})
-            self.redis.zremrangebyscore(readers, "-inf", moment - ALIVE)
-            share = math.ceil(count / max(1, int(self.redis.zcard(readers))))
+        self._name_log()
+        # As many as ever were: of those that are used no more the rest is still to be written.
+        streams = [log_key(self.config, number) for number in range(MOST_PARTITIONS)]
+        used: Any = self._existing(keys=streams)
+        count = max(self.config.log_partitions, used)
+        share = math.ceil(count / self._readers()) if balance else count
         for number in list(self._partitions)[share:]:
             partition = self._partitions[number]
             if partition.entries:
@@ -179,6 +199,32 @@ class Stream:
                 self._partitions[number] = _Partition()
         self._balanced = now
 
+    def _name_log(self) -> None:
+        """Say that from now on the log is cut by its readers only, and learn its name.
+
+        The name goes with Redis's data: places in a log that began anew may lie before those that
+        files reach.
+        """
+        key = reading_key(self.config)
+        name: Any = self.redis.get(key)
+        if name is None:
+            self.redis.set(key, secrets.token_hex(8), nx=True)
+            name = self.redis.get(key)
+        self._log = name.decode()
+
+    def _readers(self) -> int:
+        """How many share the partitions, this one included."""
+        readers = readers_key(self.config)
+        clock: Any = self.redis.time()  # that of all readers
+        try:
+            self.redis.zadd(readers, {self.name: clock[0]})
+        except OutOfMemoryError:
+            # What is written is what makes room.
+            logger.error("Redis is out of memory; reading on")
+        self.redis.zremrangebyscore(readers, "-inf", clock[0] - ALIVE)
+        self.redis.zremrangebyscore(readers, clock[0] + ALIVE, "+inf")
+        return max(1, int(self.redis.zcard(readers)))
+
     def _read(self, number: int, partition: _Partition) -> int:
         key = log_key(self.config, number)
         start = partition.place if partition.again else ">"
@@ -190,9 +236,13 @@ class Stream:
             if "NOGROUP" not in str(error):
                 raise
             # The first reader, or Redis has lost its data, and then the log has another name too.
-            self.written += self.lake.add(number, partition.entries, self._log)
-            partition.entries, self._balanced = [], -math.inf
-            self.redis.xgroup_create(key, GROUP, id="0", mkstream=True)
+            known = self._log
+            self._name_log()
+            if known != self._log:
+                self.written += self.lake.add(number, partition.entries, known)
+            partition.entries = []
+            with contextlib.suppress(ResponseError):  # another reader was faster
+                self.redis.xgroup_create(key, GROUP, id="0", mkstream=True)
             return 1  # what there is has yet to be asked for
         found = [pair for _, pairs in reply for pair in pairs]
         if partition.again and not found:

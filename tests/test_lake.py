@@ -174,3 +174,55 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert load_log([tmp_path], now=NOON + 10).read == 1
     taken(tmp_path, 3)
     assert not left.exists()
+
+
+def test_a_file_that_is_not_as_it_was_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Damaged, or written by somebody else: the next part begins, and the log names the file."""
+    lake = taken(tmp_path)
+    lake.add(0, [entry(1)], "log")
+    path = tmp_path / "2027-01-15/12-0-000.parquet"
+    pl.read_parquet(path).write_parquet(path)
+    lake.look_again()
+    assert lake.add(0, [entry(2)], "log") == 1
+    path.with_name("12-0-001.parquet").write_bytes(b"PAR1 half")
+    lake.look_again()
+    assert lake.add(0, [entry(3)], "log") == 1
+    assert pl.read_parquet(path.with_name("12-0-002.parquet"))["event_id"].to_list() == ["e3"]
+    assert caplog.text.count("is not as it was written here") == 2
+
+
+@pytest.mark.parametrize("name", ["fsync", "rename"])
+def test_what_failed_at_the_end_is_not_written_twice(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after the rename: the file itself tells what it holds."""
+    lake = taken(tmp_path)
+    lake.add(0, [entry(1)], "log")
+    original = module.os.fsync
+    calls = []
+
+    def fails(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == (2 if name == "rename" else 1):
+            raise OSError("no more")
+        original(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "fsync", fails)
+        with pytest.raises(OSError, match="no more"):
+            lake.add(0, [entry(2)], "log")
+    assert lake.add(0, [entry(2), entry(3)], "log") == (1 if name == "rename" else 2)
+    assert held(tmp_path) == ["e1", "e2", "e3"]
+
+
+def test_a_file_that_was_taken_away_is_begun_anew(tmp_path: Path) -> None:
+    """As whoever archives hours does."""
+    lake = taken(tmp_path)
+    lake.add(0, [entry(1)], "log")
+    (tmp_path / "2027-01-15/12-0-000.parquet").unlink()
+    with pytest.raises(OSError):  # noqa: PT011  # the first time it is missed
+        lake.add(0, [entry(2)], "log")
+    assert lake.add(0, [entry(2)], "log") == 1
+    assert held(tmp_path) == ["e2"]

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import polars as pl
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import OutOfMemoryError
 
 from recsys.embedded import EmbeddedRedis
 from recsys.events import Event, encode
 from recsys.lake import Lake
-from recsys.logs import load_log
-from recsys.store import Lag, Store, StoreUnavailable, log_key, partition_of
+from recsys.store import Lag, Store, StoreConfig, StoreUnavailable, log_key, partition_of
 from recsys.stream import GROUP, Stream
 
 pytestmark = pytest.mark.anyio
@@ -32,10 +33,12 @@ def clicks(first: int, last: int, sessions: int = 7) -> list[Event]:
 
 
 def held(folder: Path) -> list[str]:
-    """The event ids of all files, read as a log is."""
-    if not any(folder.glob("*/[!.]*.parquet")):
-        return []
-    return load_log([folder], now=START + 1e6).frame["event_id"].to_list()
+    """The event ids of all files, each as often as it stands there."""
+    found = []
+    for path in sorted(folder.glob("*/[!.]*.parquet")):
+        with path.open("rb") as file:  # opened once: it may be replaced meanwhile
+            found += pl.read_parquet(file)["event_id"].to_list()
+    return found
 
 
 def ids(first: int, last: int) -> list[str]:
@@ -200,6 +203,61 @@ async def test_a_redis_that_lost_everything_is_read_anew(
         await until(lambda: sorted(held(tmp_path)) == ids(0, 60))
         client.close()
     assert stream.written == 60
+
+
+async def test_fewer_partitions_strand_nothing(
+    redis_server: EmbeddedRedis, namespace: str, tmp_path: Path
+) -> None:
+    """What waits in those that are used no more is read and counted too."""
+    many = Store(redis_server.url, StoreConfig(namespace, log_partitions=8, timeout=5.0))
+    await many.append(clicks(0, 100, sessions=50))
+    few = Store(redis_server.url, StoreConfig(namespace, log_partitions=2, timeout=5.0))
+    assert (await few.lag()).events == 100
+    await few.append(clicks(100, 120))
+    Stream(redis_server.url, Lake(tmp_path), few.config).drain()
+    assert sorted(held(tmp_path)) == ids(0, 120)
+    assert await few.lag() == Lag(0, None)
+    await many.close()
+    await few.close()
+
+
+async def test_a_full_redis_is_relieved(store: Store, reader: Any, tmp_path: Path) -> None:
+    """Where it takes no more, reading goes on: it is what makes room."""
+    await store.append(clicks(0, 50))
+    stream = reader(every=0.05)
+    refused = []
+
+    def full(*_arguments: object, **_options: object) -> None:
+        refused.append(1)
+        raise OutOfMemoryError("command not allowed when used memory > 'maxmemory'")
+
+    stream.redis.zadd = full
+    with running(stream):
+        await until(lambda: sorted(held(tmp_path)) == ids(0, 50))
+    assert refused
+
+
+async def test_a_destroyed_group_repeats_nothing(store: Store, reader: Any, tmp_path: Path) -> None:
+    """What was read and not written yet comes again, once."""
+    stream = reader(every=3600)
+    await store.append(clicks(0, 60))
+    while stream.turn():
+        pass
+    for number in range(4):
+        stream.redis.xgroup_destroy(log_key(store.config, number), GROUP)
+    stream.drain()
+    assert sorted(held(tmp_path)) == ids(0, 60)
+
+
+async def test_draining_beside_another_says_so(store: Store, reader: Any, tmp_path: Path) -> None:
+    """What another process is to write is not passed off as written."""
+    await store.append(clicks(0, 60))
+    busy = reader(every=3600)
+    busy.turn()
+    with pytest.raises(OSError, match="another process writes 4 of the log's partitions"):
+        reader().drain()
+    busy.drain()
+    assert sorted(held(tmp_path)) == ids(0, 60)
 
 
 async def test_events_cut_from_the_log_are_told_of(

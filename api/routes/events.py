@@ -19,6 +19,7 @@ from api.schemas import MAX_EVENTS, EventIn, EventsIn, EventsOut
 from recsys.config import nearest
 from recsys.events import EVENT_WEIGHTS, ITEMLESS_TYPES, MAX_CLOCK_SKEW, RETURN_TYPE, Event
 from recsys.store import Appended, StoreUnavailable
+from recsys.timestamps import SMALLEST_CLOCK
 
 router = APIRouter(tags=["events"])
 
@@ -82,8 +83,8 @@ def unix_seconds(value: float | str | None, now: float) -> float:
         seconds = _parsed(value)
     else:
         seconds = value / 1000 if value >= MILLISECONDS_FROM else value
-    if not math.isfinite(seconds) or seconds < 0:
-        raise ValueError("must be a time after 1970")
+    if not math.isfinite(seconds) or seconds < SMALLEST_CLOCK:
+        raise ValueError("must be a time after March 1973: a clock that was never set says less")
     if seconds >= YEAR_10000:
         raise ValueError("must be a time before the year 10000")
     if seconds > now + MAX_CLOCK_SKEW:
