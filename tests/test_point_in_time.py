@@ -5,6 +5,7 @@ Each request is made twice: in a log as it went on, and in one whose later event
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from recsys import features, training
 from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.evaluation.evaluate import moments
-from recsys.evaluation.replay import Sample
+from recsys.evaluation.replay import PROTOCOLS, Sample, openings
 from recsys.evaluation.split import split
 from recsys.evaluation.systems import ON_REQUEST, Panel
 from recsys.events import Event
@@ -67,13 +68,17 @@ def part(request: pytest.FixtureRequest) -> Part:
 
 
 def with_other_future(tail: Log, row: int, seed: int = 0) -> Log:
-    """The log whose events from a row on are of the same sessions but of other items."""
+    """The log whose events from a row on are of other items, and go on for longer: of every session
+    and user more follow, of other types."""
     items = tail.frame["item_id"].to_numpy().copy()
     rng = np.random.default_rng(seed)
     later = np.array([int(item[1:]) for item in items[row:]])
     items[row:] = [f"i{k}" for k in (later + rng.integers(1, ITEMS, len(later))) % ITEMS]
     frame = tail.frame.with_columns(item_id=pl.Series(items, dtype=pl.String))
-    return dataclasses.replace(tail, frame=frame)
+    more = frame[row:].with_columns(
+        timestamp=pl.col("timestamp") + 1e6, type=pl.lit("purchase"), event_id=None
+    )
+    return dataclasses.replace(tail, frame=pl.concat([frame, more.cast(frame.schema)]))
 
 
 def key(sample: Sample) -> tuple[int, bool]:
@@ -189,24 +194,29 @@ def test_a_planted_leak_is_caught(
     assert sum(map(bool, compared)) > 0.8 * len(compared)
 
 
-def lists(panel: Panel, tail: Log, protocol: str, row: int) -> list[tuple[int, ...]] | None:
-    """What all systems of an evaluation answer at the moment of a row."""
-    config = panel.bundle.config
-    for sample in moments(tail, config, protocol, 1, None):
-        if sample.moment.row == row:
-            session = sample.moment.session(config)
-            return panel.lists(sample, session, panel.barred(session))[0]
-    return None
+def asked_by(protocol: str, tail: Log, config: Config) -> dict[tuple[int, bool], Sample]:
+    """The requests of a protocol, and those that a tuning adds."""
+    found = moments(tail, config, protocol, 1, None)
+    before = [] if protocol == "user" else openings(tail.frame, config)
+    return {key(sample): sample for sample in chain(found, before)}
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("placement", Config().placements)
-def test_no_list_of_an_evaluation_knows_the_future(part: Part, placement: str) -> None:
-    """No system's answer depends on what comes after it."""
-    head, tail, _ = part
+def test_no_list_of_an_evaluation_knows_the_future(
+    part: Part, placement: str, protocol: str
+) -> None:
+    """No system's answer depends on what comes after it, whatever is looked for."""
+    head, tail, config = part
     panel = Panel(head, placement, 5, ON_REQUEST, [30.0, 600.0])
-    for row, opening in requests(part)[::4]:
-        if not opening:
-            other = with_other_future(tail, row + 1)
-            answers = [lists(panel, log, "next-item", row) for log in (tail, other)]
-            assert answers[0] is not None
-            assert answers[0] == answers[1]
+    samples = asked_by(protocol, tail, config)
+    drawn = [asked for asked in samples if asked[0] % 23 == 0 or protocol == "user"]
+    assert len(drawn) > 5
+    for asked in drawn:
+        other = asked_by(protocol, with_other_future(tail, future_of(asked)), config)[asked]
+        answers = []
+        for sample in (samples[asked], other):
+            session = sample.moment.session(config)
+            answers.append(panel.lists(sample, session, panel.barred(session))[0])
+        assert samples[asked].upcoming != other.upcoming
+        assert answers[0] == answers[1]
