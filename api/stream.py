@@ -73,20 +73,25 @@ def stream(
 def follow(url: str, data_dir: Path, config: StoreConfig, parent: int) -> None:
     """What `recsys serve` runs in a process beside its workers, which ends with it."""
     end_with_parent(parent)
+    # Ctrl-C reaches the whole group; the reader stops after the workers, when it is told to.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    with stopping() as stop:
+    with stopping(signal.SIGTERM) as stop:
         Stream(url, Lake(data_dir / EVENTS), config).run(stop)
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
+def stopping(
+    *signals: signal.Signals,
+) -> Iterator[threading.Event]:
+    """An event that signals set, by default SIGINT and SIGTERM."""
     stop = threading.Event()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = signals or (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

@@ -26,10 +26,11 @@ FRAGILE = tuple(
 def held_back() -> Iterator[None]:
     """Within, SIGINT raises KeyboardInterrupt where no frame of compiled code is on the stack.
 
-    Where one is, as soon as it has returned. Off the main thread, which alone is interrupted, it
-    changes nothing.
+    Where one is, as soon as it has returned. Off the main thread, which alone is interrupted, and
+    where SIGINT is ignored, it changes nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
     before = signal.signal(signal.SIGINT, _interrupt)

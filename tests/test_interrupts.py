@@ -36,6 +36,16 @@ def test_elsewhere_it_is_raised_at_once_and_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_where_it_is_ignored_it_stays_so() -> None:
+    """As under nohup, or behind & in a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_back():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_off_the_main_thread_nothing_changes() -> None:
     """A thread cannot have handlers, and needs none."""
     seen = []
