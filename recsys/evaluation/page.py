@@ -87,7 +87,7 @@ def share(value: float | None) -> str:
 
 def lifted(estimate: Plain) -> str:
     """A relative change as a signed percentage."""
-    return "–" if estimate["value"] is None else f"{100 * estimate['value']:+.1f} %"
+    return "–" if estimate["value"] is None else f"{100 * estimate['value'] + 0.0:+.1f} %"
 
 
 def interval(estimate: Plain) -> str:
