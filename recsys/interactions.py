@@ -157,7 +157,7 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
     The same rules as a live session: types weigh as configured, a negative event cancels what the
     visitor did before with that item. Raises NoInteractionsError.
     """
-    events = _weighted(frame, config)
+    events = _weighted(_joined(frame), config)
     kept = _without_cancelled(events)
     if kept.is_empty():
         raise NoInteractionsError(
@@ -218,6 +218,15 @@ def _recall(
 
 def _digest(encoded: bytes) -> bytes:
     return hashlib.blake2b(encoded, digest_size=8).digest()
+
+
+def _joined(frame: pl.DataFrame) -> pl.DataFrame:
+    """Events of a session without a user are those of the user it names, as in the live store: of
+    the one before, else of the first."""
+    if frame["user_id"].null_count() in (0, len(frame)):
+        return frame
+    user = pl.col("user_id").forward_fill().backward_fill().over("session_id")
+    return frame.with_columns(user_id=user)
 
 
 def _weighted(frame: pl.DataFrame, config: EventsConfig) -> pl.DataFrame:

@@ -81,6 +81,20 @@ def test_history_lists_the_latest_first() -> None:
     assert data.history.of(-1) == slice(0)
 
 
+def test_a_session_is_its_users_from_the_start() -> None:
+    """What was done before signing in is theirs, and what follows without a name, as it is live."""
+    names = [(None, "a"), ("u", "b"), (None, "c"), ("v", "d"), (None, "e")]
+    rows = [{"session_id": "s", "user_id": user, "item_id": item} for user, item in names]
+    data = fold(log_frame([*rows, {"session_id": "t", "item_id": "f"}]), EventsConfig())
+
+    def touched(user: str) -> set[str]:
+        entries = data.history.of(int(data.users.rows([user])[0]))
+        return set(data.items.ids(data.history.items[entries]))
+
+    assert (touched("u"), touched("v")) == (set("abc"), set("de"))
+    assert data.by_visitor.shape[0] == 3
+
+
 def test_strangers_and_sessions_of_users_are_told() -> None:
     """A session is a stranger's when nobody was known in any of its events."""
     rows = [
