@@ -30,7 +30,7 @@ RANKED = {
     "session_embedding": {"embedding_size": 8, "negatives": 32, "batch": 64, "epochs": 4},
     "retrieval": dict.fromkeys(SOURCES, ITEMS),
 }
-REQUESTS = 40  # of each kind that are looked at
+REQUESTS = 15  # of each kind that are looked at
 
 Part = tuple[Bundle, Log, Config]  # sources, a tail they have not seen, a settled configuration
 
@@ -210,7 +210,7 @@ def test_no_list_of_an_evaluation_knows_the_future(
     head, tail, config = part
     panel = Panel(head, placement, 5, ON_REQUEST, [30.0, 600.0])
     samples = asked_by(protocol, tail, config)
-    drawn = [asked for asked in samples if asked[0] % 23 == 0 or protocol == "user"]
+    drawn = list(samples)[:: max(1, len(samples) // 8)]
     assert len(drawn) > 5
     for asked in drawn:
         other = asked_by(protocol, with_other_future(tail, future_of(asked)), config)[asked]
