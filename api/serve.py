@@ -99,7 +99,7 @@ def serve(
         settings = from_environment(os.environ)  # a bad variable is told here, once
         reader = None
         if told["redis"] == "embedded":
-            reader = partial(_start_reader, redis_url, Path(data_dir), settings.store)
+            reader = partial(_start, follow, redis_url, Path(data_dir), settings.store)
         announcer = threading.Thread(
             target=_announce, args=(host, port, stop, told, as_json), daemon=True
         )
@@ -118,7 +118,7 @@ def _run_workers(
     start_reader: Callable[[], SpawnProcess] | None,
 ) -> int:
     """Keep one worker per socket, and a reader if any, until told to stop, then end them all."""
-    running = [_start(app, listener) for listener in sockets]
+    running = [_start(_work, app, listener) for listener in sockets]
     started = [time.monotonic()] * len(sockets)
     young_deaths = 0
     reader = start_reader() if start_reader else None
@@ -141,7 +141,7 @@ def _run_workers(
                 if young_deaths >= MAX_YOUNG_DEATHS:
                     logger.error("workers do not start; giving up")
                     return 1
-                running[k], started[k] = _start(app, sockets[k]), time.monotonic()
+                running[k], started[k] = _start(_work, app, sockets[k]), time.monotonic()
         return 0
     finally:
         _end(running)
@@ -149,18 +149,11 @@ def _run_workers(
             _end([reader])
 
 
-def _start_reader(url: str, data_dir: Path, config: StoreConfig) -> SpawnProcess:
-    process = multiprocessing.get_context("spawn").Process(
-        target=follow, args=(url, data_dir, config, os.getpid()), daemon=False
-    )
-    process.start()
-    return process
-
-
-def _start(app: str, listener: socket.socket) -> SpawnProcess:
+def _start(target: Callable[..., None], *arguments: object) -> SpawnProcess:
+    """A process for a function, whose last argument is the pid of this one."""
     # A fresh interpreter: forking would copy threads' locks and the parent's event loop.
     process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(app, listener, os.getpid()), daemon=False
+        target=target, args=(*arguments, os.getpid()), daemon=False
     )
     process.start()
     return process

@@ -81,9 +81,7 @@ def follow(url: str, data_dir: Path, config: StoreConfig, parent: int) -> None:
 
 
 @contextlib.contextmanager
-def stopping(
-    *signals: signal.Signals,
-) -> Iterator[threading.Event]:
+def stopping(*signals: signal.Signals) -> Iterator[threading.Event]:
     """An event that signals set, by default SIGINT and SIGTERM."""
     stop = threading.Event()
 

@@ -30,11 +30,11 @@ def _list(registry: Registry, versions: list[str], _keep: int, console: Console)
         "bundle", "trained", "events", "users", "items", "ranking", "", title_justify="left"
     )
     for version in registry.versions():
-        facts = registry.manifest(version)["facts"]
-        rows.append({"bundle": version, "active": version == active, **_summary(registry, version)})
-        counts = [f"{facts['counts'][name]:,}" for name in ("events", "users", "items")]
-        mark = "active" if version == active else ""
-        table.add_row(version, rows[-1]["trained"], *counts, facts["ranker"], mark)
+        row = {"bundle": version, "active": version == active, **_summary(registry, version)}
+        rows.append(row)
+        counts = [_text(row[name]) for name in ("events", "users", "items")]
+        mark = "active" if row["active"] else ""
+        table.add_row(version, row["trained"], *counts, row["ranker"], mark)
     console.print(table if rows else f"no bundle in {registry.path} yet: recsys train LOG")
     return {"active": active, "previous": registry.previous(), "bundles": rows}
 
@@ -97,7 +97,7 @@ def _prune(registry: Registry, versions: list[str], keep: int, console: Console)
     return {"removed": removed, "bundles": registry.versions()}
 
 
-# Every action is one function and one line here.
+# Every action is one function and one line here, and its name in the command line.
 ACTIONS: dict[str, Callable[[Registry, list[str], int, Console], dict[str, Any]]] = {
     "list": _list,
     "show": _show,

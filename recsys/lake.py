@@ -19,6 +19,7 @@ from pathlib import Path
 import orjson
 import polars as pl
 
+from recsys.bundle import fsync
 from recsys.events import Event
 
 logger = logging.getLogger("recsys.lake")
@@ -177,14 +178,8 @@ def _write(frame: pl.DataFrame, path: Path, reached: Mapping[str, Place]) -> Non
     """A file whole, durable and visible, or not there."""
     path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f".{path.name}")
-    with aside.open("wb") as file:
-        frame.write_parquet(file, metadata={REACHED: orjson.dumps(reached).decode()})
-        file.flush()
-        os.fsync(file.fileno())
+    frame.write_parquet(aside, metadata={REACHED: orjson.dumps(reached).decode()})
+    fsync(aside)
     aside.rename(path)
-    for folder in (path.parent, path.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    fsync(path.parent)
+    fsync(path.parent.parent)

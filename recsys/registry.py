@@ -119,8 +119,10 @@ class Registry:
         """
         if keep < 0:
             raise RegistryError(f"--keep: must not be negative, got {keep}")
-        spared = {*self.versions()[-keep or len(self.versions()) :], self.active(), self.previous()}
-        removed = [version for version in self.versions() if version not in spared]
+        versions = self.versions()
+        newest = versions[max(0, len(versions) - keep) :]
+        spared = {*newest, self.active(), self.previous()}
+        removed = [version for version in versions if version not in spared]
         for version in removed:
             # Out of sight first: a half-removed folder is no bundle.
             aside = self.path / f".prune-{os.getpid()}-{version}"
@@ -141,9 +143,7 @@ class Registry:
                 _, what, version = line.split()
                 if what == ROLLED_BACK:
                     del stack[len(stack) - stack[::-1].index(version) :]
-                elif version in stack[-1:]:
-                    pass
-                else:
+                elif stack[-1:] != [version]:
                     stack.append(version)
         active = self.active()
         if active in stack:
@@ -163,8 +163,7 @@ class Registry:
             pointer.unlink(missing_ok=True)
         with (self.path / HISTORY).open("a") as history:
             history.write(f"{time.time():.3f} {what} {version}\n")
-            history.flush()
-            os.fsync(history.fileno())
+        bundles.fsync(self.path / HISTORY)
         bundles.fsync(self.path)
 
     def _place(self, aside: Path, version: str) -> None:

@@ -1,6 +1,6 @@
 -- The store's operations, each atomic and one round trip. ARGV[1] names the operation.
 --
--- Every key is named here and nowhere else. KEYS[1] is the prefix "{namespace}:", whose hash tag
+-- Every key is named here, and those of the log for its readers in store.py. KEYS[1] is the prefix "{namespace}:", whose hash tag
 -- keeps them all on one cluster slot; behind it:
 --   session:<id>:events  list of event payloads in order of arrival, capped, session_ttl
 --   session:<id>:meta    hash: version (accepted events so far), user (last known), session_ttl
@@ -149,8 +149,8 @@ local function forget()
   return removed + redis.call('DEL', meta_of(session), events_of(session), users_of(session))
 end
 
--- ARGV: how many partitions there may be. Returns, for each, how many entries are in no file yet and the
--- milliseconds of the oldest, 0 without any.
+-- ARGV: how many partitions there may be. Returns, for each, how many entries are in no file yet and
+-- the milliseconds of the oldest, 0 without any.
 local function lag()
   local reply = {}
   for partition = 0, ARGV[2] - 1 do

@@ -310,19 +310,9 @@ def partition_of(session_id: str, config: StoreConfig) -> int:
     return zlib.crc32(session_id.encode()) % config.log_partitions
 
 
-def log_key(config: StoreConfig, partition: int) -> str:
-    """The key of a partition of the live log; see store.lua."""
-    return f"{{{config.namespace}}}:log:{partition}"
-
-
-def reading_key(config: StoreConfig) -> str:
-    """The key that names the live log once it has readers."""
-    return f"{{{config.namespace}}}:log:reading"
-
-
-def readers_key(config: StoreConfig) -> str:
-    """The key of the readers of the live log."""
-    return f"{{{config.namespace}}}:log:readers"
+def log_key(config: StoreConfig, part: int | str) -> str:
+    """A key of the live log for its readers: a partition, "reading" or "readers"; see store.lua."""
+    return f"{{{config.namespace}}}:log:{part}"
 
 
 def check_url(url: str) -> str:

@@ -28,8 +28,6 @@ from recsys.store import (
     StoreUnavailable,
     check_url,
     log_key,
-    readers_key,
-    reading_key,
 )
 
 logger = logging.getLogger("recsys.stream")
@@ -123,13 +121,12 @@ class Stream:
         except (RedisError, OSError) as error:
             logger.error("what was read last stays in the live log: %s", error)
 
-    def drain(self, told: Callable[["Stream"], None] | None = None) -> None:
+    def drain(self) -> None:
         """Read until nothing is left, write it and return. Raises StoreUnavailable, OSError."""
         try:
             while self.turn(balance=False):
-                if told:
-                    told(self)
-            written = set(self._partitions)
+                pass
+            written = self.lake.held
             self.close()
             others = [
                 number
@@ -167,14 +164,17 @@ class Stream:
 
     def close(self) -> None:
         """Write what was read and leave the partitions to others. Raises RedisError, OSError."""
-        for number, partition in self._partitions.items():
-            if partition.entries:
-                self._write(number, partition)
         for number in list(self._partitions):
-            del self._partitions[number]
-            self.lake.release(number)
-        self.redis.zrem(readers_key(self.config), self.name)
+            self._leave(number)
+        self.redis.zrem(log_key(self.config, "readers"), self.name)
         self.redis.close()
+
+    def _leave(self, number: int) -> None:
+        """Write what was read of a partition and let another have it."""
+        if self._partitions[number].entries:
+            self._write(number, self._partitions[number])
+        del self._partitions[number]
+        self.lake.release(number)
 
     def _take_partitions(self, balance: bool) -> None:
         """Look every second which partitions nobody writes; give up those beyond a fair share."""
@@ -188,11 +188,7 @@ class Stream:
         count = max(self.config.log_partitions, used)
         share = math.ceil(count / self._readers()) if balance else count
         for number in list(self._partitions)[share:]:
-            partition = self._partitions[number]
-            if partition.entries:
-                self._write(number, partition)
-            del self._partitions[number]
-            self.lake.release(number)
+            self._leave(number)
         for number in range(count):
             room = len(self._partitions) < share and number not in self._partitions
             if room and self.lake.take(number):
@@ -205,7 +201,7 @@ class Stream:
         The name goes with Redis's data: places in a log that began anew may lie before those that
         files reach.
         """
-        key = reading_key(self.config)
+        key = log_key(self.config, "reading")
         name: Any = self.redis.get(key)
         if name is None:
             self.redis.set(key, secrets.token_hex(8), nx=True)
@@ -214,7 +210,7 @@ class Stream:
 
     def _readers(self) -> int:
         """How many share the partitions, this one included."""
-        readers = readers_key(self.config)
+        readers = log_key(self.config, "readers")
         clock: Any = self.redis.time()  # that of all readers
         try:
             self.redis.zadd(readers, {self.name: clock[0]})
@@ -268,7 +264,7 @@ class Stream:
         for at in range(0, len(names), READ):
             part = names[at : at + READ]
             self._confirm(
-                keys=[reading_key(self.config), key],
+                keys=[log_key(self.config, "reading"), key],
                 args=[self._log, GROUP, _after(part[-1]), *part],
             )
 
@@ -287,5 +283,5 @@ def _after(place: str) -> str:
 
 def _entry(place: bytes, fields: dict[bytes, bytes]) -> Entry:
     milliseconds, number = place.split(b"-")
-    user = fields.get(b"u")
-    return Entry((int(milliseconds), int(number)), decode(fields[b"e"]), user and user.decode())  # type: ignore[arg-type]
+    user = fields.get(b"u", b"").decode() or None
+    return Entry((int(milliseconds), int(number)), decode(fields[b"e"]), user)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,10 +17,10 @@ from recsys.logs import load_log
 NOON = 1_800_014_400.0  # 2027-01-15 12:00 UTC
 
 
-def entry(place: int, at: float = NOON, user: str | None = None, **fields: object) -> Entry:
+def entry(place: int, at: float = NOON, user: str | None = None, **fields: Any) -> Entry:
     event = Event(
         "view", f"s{place % 3}", f"i{place}", event_id=f"e{place}", timestamp=at, **fields
-    )  # type: ignore[arg-type]
+    )
     return Entry((place, 0), event, user)
 
 
@@ -222,7 +223,7 @@ def test_a_file_that_was_taken_away_is_begun_anew(tmp_path: Path) -> None:
     lake = taken(tmp_path)
     lake.add(0, [entry(1)], "log")
     (tmp_path / "2027-01-15/12-0-000.parquet").unlink()
-    with pytest.raises(OSError):  # noqa: PT011  # the first time it is missed
+    with pytest.raises(FileNotFoundError):  # the first time it is missed
         lake.add(0, [entry(2)], "log")
     assert lake.add(0, [entry(2)], "log") == 1
     assert held(tmp_path) == ["e2"]

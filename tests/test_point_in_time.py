@@ -6,6 +6,7 @@ Each request is made twice: in a log as it went on, and in one whose later event
 import dataclasses
 from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,13 +24,10 @@ from recsys.logs import Log, log_from_frame
 from recsys.retrieval import SOURCES
 from recsys.training import train
 from tests.synthetic import log_frame, small_config
+from tests.test_training import RANKED
 
 ITEMS = 14  # few, so that the item looked for is always among the candidates
-RANKED = {
-    "ranker": {"min_requests": 50, "tail": 0.3, "trees": 20, "leaves": 7, "min_leaf": 5},
-    "session_embedding": {"embedding_size": 8, "negatives": 32, "batch": 64, "epochs": 4},
-    "retrieval": dict.fromkeys(SOURCES, ITEMS),
-}
+WIDE = {**RANKED, "retrieval": dict.fromkeys(SOURCES, ITEMS)}
 REQUESTS = 15  # of each kind that are looked at
 
 Part = tuple[Bundle, Log, Config]  # sources, a tail they have not seen, a settled configuration
@@ -50,7 +48,7 @@ def visits(seed: int = 3) -> pl.DataFrame:
                 {"session_id": f"s{visit}", "user_id": user, "item_id": f"i{item}", "type": kind}
                 | {"timestamp": when}
             )
-    return log_frame(sorted(rows, key=lambda row: row["timestamp"]))  # type: ignore[arg-type, return-value]
+    return log_frame(rows).sort("timestamp")
 
 
 def baskets() -> pl.DataFrame:
@@ -62,7 +60,7 @@ def baskets() -> pl.DataFrame:
 @pytest.fixture(scope="module", params=[visits, baskets])
 def part(request: pytest.FixtureRequest) -> Part:
     log = log_from_frame(request.param())
-    config = small_config(**RANKED).settled(simultaneous=training.simultaneous(log))
+    config = small_config(**WIDE).settled(simultaneous=training.simultaneous(log))
     cut = split(log, "0.3")
     return train(cut.train, config), cut.test, config
 
@@ -100,8 +98,8 @@ def learned(
     with monkeypatch.context() as patch:
         every = training._sampled
 
-        def one(frame: pl.DataFrame, *rest: object) -> Iterator[Sample]:
-            return (sample for sample in every(frame, *rest) if key(sample) == asked)  # type: ignore[arg-type]
+        def one(frame: pl.DataFrame, *rest: Any) -> Iterator[Sample]:
+            return (sample for sample in every(frame, *rest) if key(sample) == asked)
 
         patch.setattr(training, "_sampled", one)
         return training.replayed(head, tail, config)
@@ -147,7 +145,7 @@ def test_every_feature_is_put_to_that_test(monkeypatch: pytest.MonkeyPatch) -> N
     constant = set(features.FEATURES)
     for frame in (visits(), baskets()):
         log = log_from_frame(frame)
-        config = small_config(**RANKED).settled(simultaneous=training.simultaneous(log))
+        config = small_config(**WIDE).settled(simultaneous=training.simultaneous(log))
         shown = training.examples(log, config)
         assert shown.openings > 0
         spread = np.ptp(shown.table, axis=0)
@@ -184,8 +182,8 @@ def test_a_planted_leak_is_caught(
     honest = requests(part)
     every = training._sampled
 
-    def leaky(*arguments: object) -> Iterator[Sample]:
-        return (leaking(sample) for sample in every(*arguments))  # type: ignore[arg-type]
+    def leaky(*arguments: Any) -> Iterator[Sample]:
+        return (leaking(sample) for sample in every(*arguments))
 
     monkeypatch.setattr(training, "_sampled", leaky)
     found = [leaks(part, asked, monkeypatch) for asked in honest]

@@ -25,7 +25,6 @@ from recsys.store import (
     check_url,
     log_key,
     partition_of,
-    reading_key,
     redacted,
 )
 
@@ -142,7 +141,7 @@ async def test_a_log_that_nobody_reads_is_cut(
     batch = [click(str(k), session=f"s{k}") for k in range(1000)]
     await store.append(batch)
     assert (await store.lag()).events < 900
-    redis.set(reading_key(store.config), "")
+    redis.set(log_key(store.config, "reading"), "")
     before = (await store.lag()).events
     await store.append(batch)
     assert (await store.lag()).events == before + 1000

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -248,7 +249,8 @@ def test_workers_killed_young_again_and_again_are_replaced(shared: Process) -> N
         workers = [pid for pid in shared.family() if b"spawn_main" in command_of(pid)]
         victim = sorted(workers)[0]
         os.kill(victim, signal.SIGKILL)
-        assert eventually(lambda gone=victim: len(shared.family() - {gone}) == 4)  # type: ignore[misc]
+        four = partial(lambda gone: len(shared.family() - {gone}) == 4, victim)
+        assert eventually(four)
     assert shared.popen.poll() is None
 
 
