@@ -7,12 +7,14 @@ environment and command line, never here.
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from recsys.durations import seconds_of
 from recsys.events import EVENT_WEIGHTS, InputError
 
 EmbeddingModel = Literal["als", "bpr", "svd"]
@@ -253,6 +255,82 @@ UNORDERED: dict[str, dict[str, float]] = {
 IN_BASKETS = {"item_knn": 30, "popular": 10}
 
 
+# Kinds of live aggregates by what bounds them in time.
+DECAYED = ("decayed_count", "ratio", "co_count")
+WINDOWED = ("window_count", "unique_sessions")
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """A live statistic, declared once: ``recsys.aggregates`` says what each kind is.
+
+    The executors, over a log and over the stream, give the same values.
+    """
+
+    name: str
+    kind: Literal[
+        "decayed_count", "window_count", "ratio", "last_value", "co_count", "unique_sessions"
+    ]
+    # What it is kept for: each item, user or session; "pair", one item after another, with co_count
+    # and with it alone.
+    key: Literal["item", "user", "session", "pair", ""] = ""
+    # Event types that count; empty: all that show interest.
+    types: tuple[str, ...] = ()
+    # ratio only: event types that it is a share of, such as "impression".
+    of: tuple[str, ...] = ()
+    # An event counts half after this time. Of decayed_count, ratio and co_count.
+    half_life: str = ""
+    # Of window_count and unique_sessions: how far it looks back, in steps of a 24th of it.
+    window: str = ""
+    # co_count only: items further apart in a session do not follow each other.
+    gap: str = ""
+    # ratio only: as many events with the share ``prior`` count beside those seen.
+    smoothing: float = 20.0
+    prior: float = 0.0
+
+    def __post_init__(self) -> None:
+        where = f"aggregate.{self.name}"
+        if not re.fullmatch("[a-z][a-z0-9_]{0,63}", self.name):
+            raise ConfigError(
+                f"aggregate: name {self.name!r}: small letters, digits and _, a letter first"
+            )
+        self._settle("key", self.kind == "co_count", "pair", "item")
+        if (self.key == "pair") != (self.kind == "co_count"):
+            raise ConfigError(f"{where}.key: {self.key!r} is not for {self.kind}")
+        for field_, needed, default in (
+            ("half_life", self.kind in DECAYED, "1d"),
+            ("window", self.kind in WINDOWED, "1d"),
+            ("gap", self.kind == "co_count", "30m"),
+        ):
+            given = getattr(self, field_)
+            if given and not needed:
+                raise ConfigError(f"{where}.{field_}: {self.kind} has none")
+            self._settle(field_, needed, default, "")
+            if needed and not seconds_of(getattr(self, field_)):
+                raise ConfigError(f"{where}.{field_}: {given!r} is not a duration such as 30m, 6h")
+        if bool(self.of) != (self.kind == "ratio"):
+            lacks = "needs the event types it is a share of" if not self.of else "only of a ratio"
+            raise ConfigError(f"{where}.of: {lacks}")
+
+    def _settle(self, name: str, one: bool, default: str, other: str) -> None:
+        if not getattr(self, name):
+            object.__setattr__(self, name, default if one else other)
+
+    @property
+    def span(self) -> float:
+        """Seconds of its half-life or window; 0 of a last_value."""
+        return seconds_of(self.half_life or self.window) or 0.0
+
+
+# What every configuration has: what is looked at now, and what follows what. ``usual`` is what
+# trends are measured against.
+AGGREGATES = (
+    Aggregate("trending", "decayed_count", half_life="6h"),
+    Aggregate("usual", "decayed_count", half_life="7d"),
+    Aggregate("co_viewed_now", "co_count", half_life="1d"),
+)
+
+
 @dataclass(frozen=True)
 class Placement:
     """A named kind of list. Those that every configuration has, and what a shop expects of them:
@@ -311,6 +389,7 @@ class Config:
     blend: BlendConfig = BlendConfig()
     ranker: RankerConfig = RankerConfig()
     training: TrainingConfig = TrainingConfig()
+    aggregate: tuple[Aggregate, ...] = AGGREGATES
     placements: dict[str, Placement] = field(
         default_factory=lambda: {
             "default": Placement(),
@@ -321,6 +400,14 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        names = [aggregate.name for aggregate in self.aggregate]
+        for aggregate in self.aggregate:
+            where = f"aggregate.{aggregate.name}"
+            if names.count(aggregate.name) > 1:
+                raise ConfigError(f"{where}: declared twice")
+            for setting in ("types", "of"):
+                named = getattr(aggregate, setting)
+                _check_names(f"{where}.{setting}", "event type", named, [*self.events.weights])
         sources = [f.name for f in dataclasses.fields(RetrievalConfig)]
         for name, placement in self.placements.items():
             where = f"placements.{name}"
@@ -408,6 +495,8 @@ def config_from_dict(data: dict[str, Any]) -> Config:
     """Configuration from nested dicts; unknown names are refused with the nearest known one."""
     data = dict(data)
     placements = data.pop("placements", None)
+    if "aggregate" in data:
+        data["aggregate"] = _aggregates(data["aggregate"])
     config: Config = _build(Config, data, "")
     if placements is not None:
         if not isinstance(placements, dict):
@@ -420,6 +509,20 @@ def config_from_dict(data: dict[str, Any]) -> Config:
             named[name] = _build(Placement, table, f"placements.{name}.")
         config = dataclasses.replace(config, placements=named)
     return config
+
+
+def _aggregates(tables: Any) -> list[Aggregate]:
+    """Those that every configuration has, unless one of the name is given, and the given ones."""
+    if not isinstance(tables, list | tuple):
+        raise ConfigError(f"aggregate: expected [[aggregate]] tables, got {tables!r}")
+    given = []
+    for number, table in enumerate(tables, 1):
+        missing = [name for name in ("name", "kind") if name not in table]
+        if missing:
+            raise ConfigError(f"aggregate: number {number} has no {missing[0]}")
+        given.append(_build(Aggregate, table, f"aggregate.{table['name']}."))
+    names = {aggregate.name for aggregate in given}
+    return [*(aggregate for aggregate in AGGREGATES if aggregate.name not in names), *given]
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -452,6 +555,8 @@ def _build(cls: type[Any], data: Any, where: str) -> Any:
 
 def _check(kind: Any, value: Any, where: str) -> Any:
     origin = get_origin(kind)
+    if isinstance(value, Aggregate):  # was checked when it was made
+        return value
     if origin is Literal:
         if value not in get_args(kind):
             allowed = ", ".join(map(str, get_args(kind)))

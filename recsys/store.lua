@@ -10,6 +10,17 @@
 --   seen:<event_id>      a client's event id that was accepted, dedup_ttl
 --   log:<partition>      streams of all accepted events: e = payload, u = the session's known user;
 --                        those of a session are in one
+--   aggregates           hash: declared (JSON list, see aggregates.definition), visitor (of these, id
+--                        and key of those kept for users and sessions), epoch (a name that is another
+--                        whenever mirrors have to be read anew), moment (of the latest event)
+--   aggregates:filling   set of those to which events from before their declaration are to be added
+--   aggregate:<id>       hash of an aggregate's rows by key: cells of two doubles each, see
+--                        aggregates.Table; the key of a pair is the length of the first, and both
+--   aggregate:<id>:new   set of events counted while those before its declaration are not yet
+--   aggregate:<id>:trail:<session>   co_count: sorted set of a session's events by time, session_ttl
+--   aggregate:<id>:step:<session>    unique_sessions: hash of the step of the session's latest event
+--                        by key, as long as it may lie in the window
+--   changes              stream of rows as they become, for mirrors; the last CHANGES of them
 --   log:reading          a name of the log, present once it has readers; they alone cut it then
 --   log:readers          sorted set of the readers and when they last said so
 local function events_of(session) return KEYS[1] .. 'session:' .. session .. ':events' end
@@ -19,6 +30,19 @@ local function user_of(user) return KEYS[1] .. 'user:' .. user .. ':events' end
 local function swept_of(user) return KEYS[1] .. 'user:' .. user .. ':swept' end
 local function seen_of(event_id) return KEYS[1] .. 'seen:' .. event_id end
 local function log_of(partition) return KEYS[1] .. 'log:' .. partition end
+
+local AGGREGATES, FILLING = KEYS[1] .. 'aggregates', KEYS[1] .. 'aggregates:filling'
+local CHANGES = KEYS[1] .. 'changes'
+local function rows_of(id) return KEYS[1] .. 'aggregate:' .. id end
+local function new_of(id) return KEYS[1] .. 'aggregate:' .. id .. ':new' end
+local function trail_of(id, session) return KEYS[1] .. 'aggregate:' .. id .. ':trail:' .. session end
+local function step_of(id, session) return KEYS[1] .. 'aggregate:' .. id .. ':step:' .. session end
+
+local EVENT = 11  -- arguments of one
+local CHANGES_KEPT = 100000
+local CELL, STEPS, NEVER = 16, 24, -math.huge
+local EMPTY = struct.pack('<dd', 0, NEVER)
+local NOTHING = 1e-12  -- what is left of a count after all that was added was taken out again
 
 local function version_of(session)
   return tonumber(redis.call('HGET', meta_of(session), 'version') or 0)
@@ -64,17 +88,178 @@ local function join(session, user, user_cap, session_ttl, user_ttl)
   return joined
 end
 
+-- Puts a cell's doubles into a row, and tells mirrors of those that everybody is shown.
+local function put(aggregate, key, row, cell, first, second, changes)
+  local bytes = struct.pack('<dd', first, second)
+  row = string.sub(row, 1, cell * CELL) .. bytes .. string.sub(row, (cell + 1) * CELL + 1)
+  redis.call('HSET', rows_of(aggregate.id), key, row)
+  if aggregate.key == 'item' or aggregate.key == 'pair' then
+    changes[#changes + 1] = aggregate.id .. ':' .. cell
+    changes[#changes + 1] = bytes .. key
+  end
+end
+
+-- A key's row, and the doubles of one of its cells.
+local function cell_of(aggregate, key, cell)
+  local row = redis.call('HGET', rows_of(aggregate.id), key)
+  if not row then return string.rep(EMPTY, aggregate.cells), 0, NEVER end
+  local first, second = struct.unpack('<dd', row, cell * CELL + 1)
+  return row, first, second
+end
+
+local function decay(aggregate, key, cell, time, amount, changes)
+  local row, value, of = cell_of(aggregate, key, cell)
+  if time >= of then
+    value, of = value * 2 ^ ((of - time) / aggregate.span) + amount, time
+  else
+    value = value + amount * 2 ^ ((time - of) / aggregate.span)
+  end
+  put(aggregate, key, row, cell, value, of, changes)
+  if amount < 0 and math.abs(value) < NOTHING then
+    redis.call('HDEL', rows_of(aggregate.id), key)
+  end
+end
+
+local function add_in_window(aggregate, key, step, amount, changes)
+  local cell = step % STEPS
+  local row, count, of = cell_of(aggregate, key, cell)
+  if step > of then
+    put(aggregate, key, row, cell, amount, step, changes)
+  elseif step == of then
+    put(aggregate, key, row, cell, count + amount, step, changes)
+  end
+end
+
+local function pair(a, b) return struct.pack('>I2', #a) .. a .. b end
+
+-- The events of a trail at the time nearest to one, on one side of it: that time and their items.
+local function beside(trail, time, command, bound)
+  local nearest = redis.call(command, trail, '(' .. time, bound, 'LIMIT', 0, 1, 'WITHSCORES')
+  if not nearest[1] then return nil, {} end
+  local items = {}
+  for k, member in ipairs(redis.call('ZRANGEBYSCORE', trail, nearest[2], nearest[2])) do
+    items[k] = string.sub(member, -struct.unpack('>I2', member, #member - 1) - 2, -3)
+  end
+  return tonumber(nearest[2]), items
+end
+
+local function add_step(aggregate, event, ttl, changes)
+  local trail = trail_of(aggregate.id, event.session)
+  local time, item, gap = event.time, event.item, aggregate.gap
+  local before, sources = beside(trail, event.stamp, 'ZREVRANGEBYSCORE', '-inf')
+  local after, targets = beside(trail, event.stamp, 'ZRANGEBYSCORE', '+inf')
+  local from = before and time - before <= gap and sources or {}
+  local to = after and after - time <= gap and targets or {}
+  for _, a in ipairs(from) do
+    if a ~= item then decay(aggregate, pair(a, item), 0, time, 1, changes) end
+  end
+  for _, b in ipairs(to) do
+    if b ~= item then decay(aggregate, pair(item, b), 0, after, 1, changes) end
+  end
+  -- What it comes between followed each other until now.
+  local parts = before and after and after - before <= gap
+  if parts and redis.call('ZCOUNT', trail, event.stamp, event.stamp) == 0 then
+    for _, a in ipairs(sources) do
+      for _, b in ipairs(targets) do
+        if a ~= b then decay(aggregate, pair(a, b), 0, after, -1, changes) end
+      end
+    end
+  end
+  redis.call('ZADD', trail, event.stamp, event.id .. item .. struct.pack('>I2', #item))
+  redis.call('EXPIRE', trail, ttl)
+end
+
+local function move_session(aggregate, key, event, step, changes)
+  local steps = step_of(aggregate.id, event.session)
+  local before = tonumber(redis.call('HGET', steps, key) or NEVER)
+  if step > before then
+    if before > NEVER then add_in_window(aggregate, key, before, -1, changes) end
+    add_in_window(aggregate, key, step, 1, changes)
+    redis.call('HSET', steps, key, string.format('%.17g', step))
+  end
+  redis.call('EXPIRE', steps, math.ceil(2 * aggregate.span))
+end
+
+-- Counts an event in an aggregate. ttl: seconds that a session's trail is kept.
+local function count(aggregate, event, ttl, changes)
+  local counted, of = aggregate.types[event.type], aggregate.of[event.type]
+  local key = event[aggregate.key]
+  if aggregate.kind == 'co_count' then
+    if counted and event.item ~= '' then add_step(aggregate, event, ttl, changes) end
+  elseif key == '' then
+    return
+  elseif aggregate.kind == 'ratio' then
+    if counted then decay(aggregate, key, 0, event.time, 1, changes) end
+    if of then decay(aggregate, key, 1, event.time, 1, changes) end
+  elseif not counted then
+    return
+  elseif aggregate.kind == 'decayed_count' then
+    decay(aggregate, key, 0, event.time, 1, changes)
+  elseif aggregate.kind == 'last_value' then
+    if event.value then
+      local row, value, time = cell_of(aggregate, key, 0)
+      if event.time > time or (event.time == time and event.value > value) then
+        put(aggregate, key, row, 0, event.value, event.time, changes)
+      end
+    end
+  else
+    local step = math.floor(event.time / (aggregate.span / STEPS))
+    if aggregate.kind == 'window_count' then
+      add_in_window(aggregate, key, step, 1, changes)
+    else
+      move_session(aggregate, key, event, step, changes)
+    end
+  end
+end
+
+local function declared()
+  local found = cjson.decode(redis.call('HGET', AGGREGATES, 'declared') or '[]')
+  if #found > 0 then
+    local filling = {}
+    for _, id in ipairs(redis.call('SMEMBERS', FILLING)) do filling[id] = true end
+    for _, aggregate in ipairs(found) do aggregate.filling = filling[aggregate.id] end
+  end
+  return found
+end
+
+-- Of an event: its id, session, user or '', type, item or '', Unix seconds, value or ''.
+local function event_of(id, session, user, type, item, time, value)
+  return {
+    id = id, session = session, user = user, type = type, item = item, stamp = time,
+    time = tonumber(time), value = tonumber(value)
+  }
+end
+
+local function tell(changes)
+  for at = 1, #changes, 1000 do
+    local last = math.min(at + 999, #changes)
+    redis.call('XADD', CHANGES, 'MAXLEN', '~', CHANGES_KEPT, '*', unpack(changes, at, last))
+  end
+end
+
+local function count_in_all(aggregates, event, ttl)
+  local changes = {}
+  for _, aggregate in ipairs(aggregates) do
+    count(aggregate, event, ttl, changes)
+    if aggregate.filling then redis.call('SADD', new_of(aggregate.id), event.id) end
+  end
+  tell(changes)
+end
+
 -- ARGV: session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, the most entries of a partition of
--- the log while nobody reads it, then per event: the client's event id or '', session, user or '',
--- '1' if it goes to the log only, partition, payload.
+-- the log while nobody reads it, then per event: '1' if its id is the client's, id, session, user or
+-- '', type, item or '', Unix seconds, value or '', '1' if it goes to the log only, partition, payload.
 -- Returns accepted, duplicates, then session and version of each session named.
 local function append()
   local session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, maxlen = unpack(ARGV, 2, 7)
   local accepted, duplicates = 0, 0
   local unread = redis.call('EXISTS', log_of('reading')) == 0
-  for at = 8, #ARGV, 6 do
-    local id, session, user, log_only, partition, payload = unpack(ARGV, at, at + 5)
-    if id ~= '' and not redis.call('SET', seen_of(id), '', 'NX', 'EX', dedup_ttl) then
+  local aggregates, moment = declared(), tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER)
+  local latest, latest_stamp = moment, nil
+  for at = 8, #ARGV, EVENT do
+    local given, id, session, user, type, item, stamp, value = unpack(ARGV, at, at + 7)
+    local log_only, partition, payload = unpack(ARGV, at + 8, at + 10)
+    if given == '1' and not redis.call('SET', seen_of(id), '', 'NX', 'EX', dedup_ttl) then
       duplicates = duplicates + 1
     else
       accepted = accepted + 1
@@ -102,11 +287,15 @@ local function append()
         redis.call('XADD', log, '*', 'e', payload)
       end
       if unread then redis.call('XTRIM', log, 'MAXLEN', '~', maxlen) end
+      local event = event_of(id, session, user, type, item, stamp, value)
+      if #aggregates > 0 then count_in_all(aggregates, event, session_ttl) end
+      if event.time > latest then latest, latest_stamp = event.time, stamp end
     end
   end
+  if latest_stamp then redis.call('HSET', AGGREGATES, 'moment', latest_stamp) end
   local reply, named = {accepted, duplicates}, {}
-  for at = 8, #ARGV, 6 do
-    local session = ARGV[at + 1]
+  for at = 8, #ARGV, EVENT do
+    local session = ARGV[at + 2]
     if not named[session] then
       named[session] = true
       reply[#reply + 1] = session
@@ -116,9 +305,23 @@ local function append()
   return reply
 end
 
--- ARGV: session or '', user or ''. The user defaults to the session's known one.
+-- What became of the rows since a place in the stream of changes: the epoch, the moment, whether
+-- changes since then were cut, and the changes, not more than a number.
+local function changed_since(place, most)
+  local epoch, moment = unpack(redis.call('HMGET', AGGREGATES, 'epoch', 'moment'))
+  local first = redis.call('XRANGE', CHANGES, '-', '+', 'COUNT', 1)[1]
+  local cut = 0
+  if first and place ~= '0-0' and #redis.call('XRANGE', CHANGES, '-', place, 'COUNT', 1) == 0 then
+    cut = 1
+  end
+  local changes = redis.call('XRANGE', CHANGES, '(' .. place, '+', 'COUNT', most)
+  return {epoch or '', moment or '', cut, changes}
+end
+
+-- ARGV: session or '', user or '', a place in the stream of changes or '', how many changes at most.
+-- The user defaults to the session's known one.
 local function read()
-  local session, user = ARGV[2], ARGV[3]
+  local session, user, place, most = unpack(ARGV, 2, 5)
   local version, events, user_events = 0, {}, {}
   if session ~= '' then
     local meta = redis.call('HMGET', meta_of(session), 'version', 'user')
@@ -127,8 +330,95 @@ local function read()
     if user == '' and meta[2] then user = meta[2] end
   end
   if user ~= '' then user_events = redis.call('LRANGE', user_of(user), 0, -1) end
-  return {version, user, events, user_events}
+  local own = {}
+  for id, kept_for in string.gmatch(redis.call('HGET', AGGREGATES, 'visitor') or '', '(%w+)=(%w+)') do
+    local key = kept_for == 'session' and session or user
+    local row = key ~= '' and redis.call('HGET', rows_of(id), key)
+    if row then
+      own[#own + 1] = id
+      own[#own + 1] = row
+    end
+  end
+  return {version, user, events, user_events, own, place ~= '' and changed_since(place, most) or {}}
 end
+
+-- ARGV: a name that no epoch has had, definitions as a JSON list. Statistics that are declared
+-- already go on; the others begin, and those that are declared no longer end. Returns the epoch.
+local function declare()
+  local before, same, visitor = {}, true, {}
+  for _, aggregate in ipairs(declared()) do before[aggregate.id] = aggregate end
+  for _, aggregate in ipairs(cjson.decode(ARGV[3])) do
+    if before[aggregate.id] then
+      before[aggregate.id] = nil
+    else
+      same = false
+      redis.call('SADD', FILLING, aggregate.id)
+    end
+    if aggregate.key == 'user' or aggregate.key == 'session' then
+      visitor[#visitor + 1] = aggregate.id .. '=' .. aggregate.key
+    end
+  end
+  for id in pairs(before) do
+    same = false
+    redis.call('UNLINK', rows_of(id), new_of(id))
+    redis.call('SREM', FILLING, id)
+  end
+  if not same then
+    local told = table.concat(visitor, ' ')
+    redis.call('HSET', AGGREGATES, 'declared', ARGV[3], 'epoch', ARGV[2], 'visitor', told)
+  end
+  return redis.call('HGET', AGGREGATES, 'epoch') or ''
+end
+
+-- ARGV: id of an aggregate, a name that no epoch has had. From here on it holds the events accepted
+-- since and those that `fill` adds.
+local function begin_filling()
+  redis.call('UNLINK', rows_of(ARGV[2]), new_of(ARGV[2]))
+  redis.call('SADD', FILLING, ARGV[2])
+  redis.call('HSET', AGGREGATES, 'epoch', ARGV[3])
+end
+
+-- ARGV: id of an aggregate that holds all there is.
+local function end_filling()
+  redis.call('UNLINK', new_of(ARGV[2]))
+  redis.call('SREM', FILLING, ARGV[2])
+end
+
+-- ARGV: id of an aggregate, seconds that trails are kept, then per event what event_of takes. Those
+-- that were counted as they came are left out. Returns how many were not.
+local function fill()
+  local id, ttl, added = ARGV[2], ARGV[3], 0
+  for _, aggregate in ipairs(declared()) do
+    if aggregate.id == id and aggregate.filling then
+      for at = 4, #ARGV, 7 do
+        if redis.call('SISMEMBER', new_of(id), ARGV[at]) == 0 then
+          local changes = {}
+          count(aggregate, event_of(unpack(ARGV, at, at + 6)), ttl, changes)
+          tell(changes)
+          added = added + 1
+        end
+      end
+    end
+  end
+  return added
+end
+
+-- ARGV: cursor, id of an aggregate, how many rows at a time. Returns the next cursor, and keys and
+-- rows in turn.
+local function rows()
+  local cursor, id, most = unpack(ARGV, 2, 4)
+  return redis.call('HSCAN', rows_of(id), cursor, 'COUNT', most)
+end
+
+-- Returns the epoch, the definitions, the moment and the last place in the stream of changes.
+local function mirror()
+  local epoch, list, moment = unpack(redis.call('HMGET', AGGREGATES, 'epoch', 'declared', 'moment'))
+  local last = redis.call('XREVRANGE', CHANGES, '+', '-', 'COUNT', 1)[1]
+  return {epoch or '', list or '[]', moment or '', last and last[1] or '0-0'}
+end
+
+-- ARGV: a place in the stream of changes, how many at most.
+local function follow() return changed_since(ARGV[2], ARGV[3]) end
 
 -- ARGV: session, user, user_cap, session_ttl, user_ttl.
 local function identify()
@@ -163,6 +453,8 @@ local function lag()
 end
 
 local operations = {
-  append = append, read = read, identify = identify, forget = forget, lag = lag
+  append = append, read = read, identify = identify, forget = forget, lag = lag,
+  declare = declare, begin_filling = begin_filling, fill = fill, end_filling = end_filling,
+  rows = rows, mirror = mirror, follow = follow
 }
 return operations[ARGV[1]]()

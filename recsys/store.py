@@ -8,12 +8,13 @@ engines are several namespaces.
 
 import asyncio
 import hashlib
+import math
 import os
 import re
 import time
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,41 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of the rows of aggregates since a place in their stream; see store.lua.
+
+    moment: Unix seconds of the latest event. cut: there were more, but they are gone. entries: a
+    place, and names and values in turn.
+    """
+
+    epoch: str
+    moment: float
+    cut: bool
+    entries: list[tuple[bytes, list[bytes]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Live:
-    """What Redis holds of a visitor, in order of arrival. version 0: an unknown session."""
+    """What Redis holds of a visitor, in order of arrival. version 0: an unknown session.
+
+    own: rows of the aggregates of the session and its user. changes: of the others, if asked for.
+    """
 
     version: int = 0
     user_id: str | None = None
     events: list[Event] = field(default_factory=list)
     user_events: list[Event] = field(default_factory=list)
+    own: dict[str, bytes] = field(default_factory=dict)
+    changes: Changes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How the rows of aggregates stand: epoch and moment as in Changes, place in their stream."""
+
+    epoch: str
+    moment: float
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +159,8 @@ class Store:
         for event in events:
             named = event if event.event_id else replace(event, event_id=os.urandom(16).hex())
             arguments += (
-                event.event_id or "",
-                event.session_id,
-                event.user_id or "",
+                int(bool(event.event_id)),
+                *_counted(named),
                 int(event.type in LOG_ONLY_TYPES),
                 partition_of(event.session_id, config),
                 encode(named),
@@ -141,14 +169,48 @@ class Store:
         sessions = [session.decode() for session in versions[::2]]
         return Appended(accepted, duplicates, dict(zip(sessions, versions[1::2], strict=True)))
 
-    async def read(self, session_id: str | None, user_id: str | None) -> Live:
-        """A visitor's live data; the user's is that of ``user_id``, else of the session's user."""
-        if not session_id and not user_id:
+    async def read(
+        self, session_id: str | None, user_id: str | None, place: str = "", most: int = 1000
+    ) -> Live:
+        """A visitor's live data; the user's is that of ``user_id``, else of the session's user.
+
+        place: in the stream of changes; those after it are read as well, not more than ``most``.
+        """
+        if not session_id and not user_id and not place:
             return Live()
-        version, user, events, user_events = await self._run(
-            "read", [session_id or "", user_id or ""]
+        version, user, events, user_events, own, changes = await self._run(
+            "read", [session_id or "", user_id or "", place, most]
         )
-        return Live(version, user.decode() or None, _decoded(events), _decoded(user_events))
+        return Live(
+            version,
+            user.decode() or None,
+            _decoded(events),
+            _decoded(user_events),
+            {name.decode(): row for name, row in _pairs(own)},
+            _changes(changes) if changes else None,
+        )
+
+    async def declare(self, definitions: str) -> None:
+        """Keep these aggregates and no others; JSON list of `aggregates.definition`."""
+        await self._run("declare", [os.urandom(8).hex(), definitions])
+
+    async def seen(self) -> Seen:
+        """Where a mirror that reads the rows now has to follow on."""
+        epoch, _, moment, place = await self._run("mirror", [])
+        return Seen(epoch.decode(), _moment(moment), place.decode())
+
+    async def rows(self, id_: str, most: int = 1000) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+        """Keys and rows of an aggregate, about so many at a time; some maybe more than once."""
+        cursor = b"0"
+        while True:
+            cursor, found = await self._run("rows", [cursor, id_, most])
+            yield _pairs(found)
+            if cursor == b"0":
+                return
+
+    async def follow(self, place: str, most: int = 1000) -> Changes:
+        """What changed after a place, not more than so much."""
+        return _changes(await self._run("follow", [place, most]))
 
     async def identify(self, session_id: str, user_id: str) -> tuple[int, int]:
         """Name a session's user: events of nobody so far become the user's, later ones follow.
@@ -305,6 +367,19 @@ class _Link:
                 task.cancel()
 
 
+def _counted(event: Event) -> tuple[str, ...]:
+    """What the script's event_of takes. Numbers as text that gives the same number."""
+    return (
+        event.event_id or "",
+        event.session_id,
+        event.user_id or "",
+        event.type,
+        event.item_id or "",
+        repr(event.timestamp),
+        "" if event.value is None else repr(event.value),
+    )
+
+
 def partition_of(session_id: str, config: StoreConfig) -> int:
     """The partition of the live log that holds a session's events, in order of arrival."""
     return zlib.crc32(session_id.encode()) % config.log_partitions
@@ -345,6 +420,19 @@ def _refusal(error: RedisError) -> str:
     if isinstance(error, OutOfMemoryError | ReadOnlyError):
         return f"Redis does not take writes: {said}"
     return f"Redis refuses: {said}"
+
+
+def _changes(reply: list[Any]) -> Changes:
+    epoch, moment, cut, entries = reply
+    return Changes(epoch.decode(), _moment(moment), bool(cut), entries)
+
+
+def _moment(text: bytes) -> float:
+    return float(text) if text else -math.inf
+
+
+def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _decoded(payloads: list[bytes]) -> list[Event]:

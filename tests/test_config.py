@@ -37,9 +37,42 @@ def test_a_configuration_survives_the_bundle() -> None:
     assert config_from_dict(config.to_dict()) == config
 
 
+def test_declared_aggregates_join_those_there_are(tmp_path: Path) -> None:
+    """A [[aggregate]] of a name that is there replaces it, others come after; all survive."""
+    path = tmp_path / "recsys.toml"
+    path.write_text(
+        '[[aggregate]]\nname = "trending"\nkind = "window_count"\nwindow = "2h"\n'
+        '[[aggregate]]\nname = "ctr"\nkind = "ratio"\ntypes = ["click"]\nof = ["impression"]\n'
+    )
+    config = load_config(path)
+    assert [a.name for a in config.aggregate] == ["usual", "co_viewed_now", "trending", "ctr"]
+    trending, ctr = config.aggregate[2:]
+    assert (trending.span, trending.key, trending.half_life) == (7200, "item", "")
+    assert (ctr.half_life, ctr.window, ctr.smoothing) == ("1d", "", 20.0)
+    assert config_from_dict(config.to_dict()) == config
+
+
+def aggregate(**fields: object) -> dict[str, object]:
+    return {"aggregate": [{"name": "x", "kind": "window_count", **fields}]}
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
+        ({"aggregate": {"name": "x"}}, "aggregate: expected [[aggregate]] tables, got {"),
+        ({"aggregate": [{"name": "x"}]}, "aggregate: number 1 has no kind"),
+        (aggregate(kind="count"), "aggregate.x.kind: 'count' is not one of decayed_count, "),
+        (aggregate(windw="1d"), "aggregate.x.windw: unknown setting; did you mean 'window'?"),
+        (aggregate(window="1 year"), "aggregate.x.window: '1 year' is not a duration such as"),
+        (aggregate(window="0s"), "aggregate.x.window: '0s' is not a duration such as"),
+        (aggregate(half_life="1h"), "aggregate.x.half_life: window_count has none"),
+        (aggregate(key="pair"), "aggregate.x.key: 'pair' is not for window_count"),
+        (aggregate(kind="co_count", key="item"), "aggregate.x.key: 'item' is not for co_count"),
+        (aggregate(of=["view"]), "aggregate.x.of: only of a ratio"),
+        (aggregate(kind="ratio"), "aggregate.x.of: needs the event types it is a share of"),
+        (aggregate(types=["viw"]), "aggregate.x.types: unknown event type 'viw'; did you mean"),
+        (aggregate(name="A b"), "aggregate: name 'A b': small letters, digits and _, a letter"),
+        ({"aggregate": aggregate()["aggregate"] * 2}, "aggregate.x: declared twice"),  # type: ignore[operator]
         ({"embeding": {}}, "embeding: unknown setting; did you mean 'embedding'?"),
         ({"embedding": {"regg": 1}}, "embedding.regg: unknown setting; did you mean 'reg'?"),
         ({"embedding": {"model": "nmf"}}, "embedding.model: 'nmf' is not one of als, bpr, svd"),

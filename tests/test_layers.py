@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent
 
 # Every file of recsys, in the order of the architecture: each may import those above it.
 ORDER = [
-    *("events", "config"),
+    *("events", "durations", "config"),
     *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
-    *("interrupts", "interactions", "session"),
+    *("interrupts", "interactions", "session", "aggregates", "aggregate_log"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
     *("models.transitions", "models.continuations"),
@@ -21,7 +21,7 @@ ORDER = [
     "bundle",
     *("columns", "baskets", "retrieval", "features", "ranking", "blend", "rules", "selection"),
     "recommend",
-    *("embedded", "store", "lake", "stream", "registry"),
+    *("embedded", "store", "mirror", "lake", "stream", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
     *("evaluation.findings", "evaluation.evaluate", "evaluation.ablation", "evaluation.tables"),

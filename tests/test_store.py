@@ -130,7 +130,7 @@ async def test_everything_expires(store: Store, redis: Redis) -> None:
         assert ttl - 10 <= redis.ttl(prefix + key) <= ttl
     keys = {key.decode().removeprefix(prefix) for key in redis.keys(f"{prefix}*")}
     logs = {f"log:{partition_of(session, config)}" for session in ("s", "only-search")}
-    assert keys == {*expected, *logs}
+    assert keys == {*expected, *logs, "aggregates"}
 
 
 async def test_a_log_that_nobody_reads_is_cut(

@@ -1,11 +1,11 @@
 """Freshness: what an engine would have known that sees live events only after a delay."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from recsys.durations import seconds_of
 from recsys.evaluation.replay import Moment
-from recsys.evaluation.split import SECONDS, EvaluationError
+from recsys.evaluation.split import EvaluationError
 
 CURVE = ("0s", "1m", "5m", "30m", "1h", "6h", "1d")  # where nothing else is asked for
 
@@ -17,13 +17,12 @@ def parse_delays(texts: Iterable[str]) -> dict[str, float]:
     """
     delays = {"0s": 0.0}
     for text in texts:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip().lower())
-        if not found:
+        seconds = seconds_of(text)
+        if seconds is None:
             raise EvaluationError(
                 f"--freshness: {text!r} is not a delay such as 0s, 30s, 5m, 6h, 1d, 1w; "
                 "several are separated by commas"
             )
-        seconds = float(found[1]) * SECONDS[found[2]]
         if seconds not in delays.values():
             delays[text.strip().lower()] = seconds
     return dict(sorted(delays.items(), key=lambda delay: delay[1]))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from recsys.bundle import Bundle
+from recsys.durations import seconds_of
 from recsys.events import InputError
 from recsys.logs import Log
 
@@ -16,8 +17,6 @@ from recsys.logs import Log
 DEFAULT_TEST = "10%"
 
 SEED = 42  # of the rows drawn where their order means nothing
-
-SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 class EvaluationError(InputError):
@@ -191,8 +190,8 @@ def _cut(log: Log, test: str) -> float:
 def _parse(test: str) -> tuple[float | None, float]:
     """A period in seconds, or None and a share."""
     text = test.strip().lower()
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text):
-        return float(found[1]) * SECONDS[found[2]], 0.0
+    if (period := seconds_of(text)) is not None:
+        return period, 0.0
     if found := re.fullmatch(r"(\d*\.?\d+)(%?)", text):
         share = float(found[1]) / (100.0 if found[2] else 1.0)
         if 0.0 < share < 1.0:
@@ -203,7 +202,7 @@ def _parse(test: str) -> tuple[float | None, float]:
 
 
 def _chosen(clock: str, test: str) -> str:
-    if test.strip()[-1:].lower() in SECONDS:
+    if seconds_of(test) is not None:
         return f"the last {test}"
     share = test if test.endswith("%") else f"{float(test):.0%}"
     return f"the last {share} of the {'sessions' if clock == 'rows' else 'events'}"

@@ -1,0 +1,253 @@
+"""Aggregates: live statistics, what each kind is, and their state for all keys.
+
+An aggregate is a function of the set of accepted events up to a moment: in which order they came
+does not matter, nor how often one was delivered. Of the events of its types, for each key,
+
+``decayed_count``: the sum of 2 ** -(age / half-life), by forward decay (Cormode et al., "Forward
+Decay", ICDE 2009): a value and the moment it is of, so a late event is added at its own age.
+``ratio``: (a + smoothing * prior) / (b + smoothing), with a and b the decayed counts of the events
+of ``types`` and of ``of``.
+``window_count``: how many lie in the current 24th of the window or in the 23 before.
+``unique_sessions``: sessions whose latest event does.
+``last_value``: the value of the latest event that has one; of several at a time the highest.
+``co_count``: the decayed count of steps from one item to another. A step leads from every event to
+every one of the same session at the next time there is, not more than ``gap`` later; it is of the
+time it ends. A late event parts the step it comes into.
+
+The moment is that of the latest event of the stream, not the clock: a replay has the values of the
+day, and where nothing happens nothing fades.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import orjson
+from numba import njit
+from numpy.typing import NDArray
+
+from recsys.config import Aggregate, Config
+from recsys.durations import seconds_of
+
+Rows = NDArray[np.int32]
+Doubles = NDArray[np.float64]
+
+STEPS = 24  # of a window
+NEVER = -np.inf
+EXPIRED = 2.0**-34  # what one event is worth when an aggregate may forget it; see `horizon`
+CELLS = {"ratio": 2, "window_count": STEPS, "unique_sessions": STEPS}  # of a key; others have one
+
+
+def cells_of(aggregate: Aggregate) -> int:
+    """Cells of a key: two doubles each, see `Table`."""
+    return CELLS.get(aggregate.kind, 1)
+
+
+def horizon(aggregate: Aggregate) -> float:
+    """Seconds after which an event no longer changes a value by more than EXPIRED."""
+    if aggregate.kind == "last_value":
+        return np.inf
+    return aggregate.span * (1.0 if aggregate.window else -float(np.log2(EXPIRED)))
+
+
+def definition(aggregate: Aggregate, config: Config) -> dict[str, object]:
+    """What the stream has to know of an aggregate to keep it, as JSON; see store.lua.
+
+    ``id`` is the same for the same statistic, whatever it is called and however it is read.
+    """
+    positive = [name for name, weight in config.events.weights.items() if weight > 0]
+    facts = {
+        "kind": aggregate.kind,
+        "key": aggregate.key,
+        "types": dict.fromkeys(sorted(aggregate.types or positive), True),
+        "of": dict.fromkeys(sorted(aggregate.of), True),
+        "span": aggregate.span,
+        "gap": seconds_of(aggregate.gap) or 0.0,
+    }
+    content = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    return {"id": digest, "cells": cells_of(aggregate), **facts}
+
+
+@dataclass
+class Table:
+    """Rows of cells by key. first, second: float64 [rows, cells].
+
+    Of a count that decays its value and the moment that is of; of one in a window the count and the
+    number of the step; of a last value that value and its time. An empty cell has NEVER as second.
+    """
+
+    cells: int
+    first: Doubles = field(init=False)
+    second: Doubles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first = np.zeros((0, self.cells))
+        self.second = np.full((0, self.cells), NEVER)
+
+    def reserve(self, rows: int) -> None:
+        """Have that many rows at least."""
+        held = len(self.first)
+        if rows > held:
+            more = max(rows, 2 * held, 1024) - held
+            self.first = np.concatenate([self.first, np.zeros((more, self.cells))])
+            self.second = np.concatenate([self.second, np.full((more, self.cells), NEVER)])
+
+
+@dataclass
+class Steps:
+    """What follows what: for each item, a chain of the items that were next.
+
+    head: int32 [items], the first link of an item's chain, -1 without. next, to: int32 [links].
+    Row k of the table is that of link k.
+    """
+
+    head: Rows = field(default_factory=lambda: np.zeros(0, np.int32))
+    next: Rows = field(default_factory=lambda: np.zeros(0, np.int32))
+    to: Rows = field(default_factory=lambda: np.zeros(0, np.int32))
+    links: int = 0
+
+    def link(self, start: int, end: int) -> int:
+        """The row of a step, made where there is none."""
+        return int(self.link_all(np.array([start], np.int32), np.array([end], np.int32))[0])
+
+    def link_all(self, starts: Rows, ends: Rows) -> Rows:
+        """The same for many steps, int32."""
+        if not len(starts):
+            return np.zeros(0, np.int32)
+        self._reserve(int(max(starts.max(), ends.max())) + 1, len(starts))
+        rows, self.links = _linked(self.head, self.next, self.to, self.links, starts, ends)
+        return rows
+
+    def after(self, start: int) -> Rows:
+        """Rows of the steps from an item."""
+        if not 0 <= start < len(self.head):
+            return np.zeros(0, np.int32)
+        return _chain(self.head, self.next, start)
+
+    def _reserve(self, items: int, links: int) -> None:
+        self.head = _longer(self.head, items, -1)
+        self.next = _longer(self.next, self.links + links, -1)
+        self.to = _longer(self.to, self.links + links, -1)
+
+
+@dataclass
+class Aggregates:
+    """The state of declared aggregates for all keys.
+
+    numbers: a number for each item, user or session, by its id. moment: of the latest event.
+    """
+
+    declared: tuple[Aggregate, ...]
+    numbers: dict[str, dict[str, int]] = field(init=False)
+    tables: dict[str, Table] = field(init=False)
+    steps: dict[str, Steps] = field(init=False)
+    moment: float = NEVER
+
+    def __post_init__(self) -> None:
+        self.numbers = {"item": {}, "user": {}, "session": {}}
+        self.tables = {a.name: Table(cells_of(a)) for a in self.declared}
+        self.steps = {a.name: Steps() for a in self.declared if a.key == "pair"}
+
+    def number(self, key: str, name: str) -> int:
+        """The number of an item, user or session; a new one for a new name."""
+        known = self.numbers[key]
+        return known.setdefault(name, len(known))
+
+    def values(self, aggregate: Aggregate, numbers: Rows) -> Doubles:
+        """Values for keys by number, float64; -1 stands for one that nothing is known of."""
+        table = self.tables[aggregate.name]
+        known = (numbers >= 0) & (numbers < len(table.first))
+        first = np.zeros((len(numbers), table.cells))
+        second = np.full((len(numbers), table.cells), NEVER)
+        first[known], second[known] = table.first[numbers[known]], table.second[numbers[known]]
+        return read(aggregate, first, second, self.moment)
+
+    def steps_from(self, aggregate: Aggregate, start: int) -> tuple[Rows, Doubles]:
+        """Items by number that came after one, and the values of those steps."""
+        rows = self.steps[aggregate.name].after(start)
+        table = self.tables[aggregate.name]
+        values = read(aggregate, table.first[rows], table.second[rows], self.moment)
+        return self.steps[aggregate.name].to[rows], values
+
+    def named(self, aggregate: Aggregate) -> Iterator[tuple[str | tuple[str, str], float]]:
+        """Every key that has a state, with its value: names, of a pair two."""
+        key = "item" if aggregate.key == "pair" else aggregate.key
+        names = list(self.numbers[key])
+        if aggregate.key != "pair":
+            values = self.values(aggregate, np.arange(len(names), dtype=np.int32))
+            table = self.tables[aggregate.name]
+            told = np.isfinite(table.second[: len(names)]).any(axis=1)
+            yield from ((names[k], float(values[k])) for k in np.flatnonzero(told).tolist())
+            return
+        for start, name in enumerate(names):
+            to, values = self.steps_from(aggregate, start)
+            pairs = zip(to.tolist(), values.tolist(), strict=True)
+            yield from (((name, names[end]), value) for end, value in pairs)
+
+
+def read(aggregate: Aggregate, first: Doubles, second: Doubles, moment: float) -> Doubles:
+    """The values that rows of cells, [rows, cells], have at a moment, float64 [rows]."""
+    if aggregate.kind == "last_value":
+        return np.where(second[:, 0] > NEVER, first[:, 0], np.nan)
+    if aggregate.window:
+        now = np.floor(moment / (aggregate.span / STEPS))
+        values: Doubles = np.where((second > now - STEPS) & (second <= now), first, 0.0).sum(axis=1)
+        return values
+    # An event that is ahead of the moment counts as one of now.
+    age = np.subtract(moment, second, out=np.zeros(second.shape), where=second > NEVER)
+    counts = first * np.exp2(-np.maximum(age, 0.0) / aggregate.span)
+    if aggregate.kind != "ratio":
+        single: Doubles = counts[:, 0]
+        return single
+    weight, prior = aggregate.smoothing, aggregate.prior
+    of = counts[:, 1] + weight
+    ratio: Doubles = np.full(len(of), prior)
+    return np.divide(counts[:, 0] + weight * prior, of, out=ratio, where=of > 0)
+
+
+def declared_by(config: Config, names: Iterable[str] | None = None) -> tuple[Aggregate, ...]:
+    """The aggregates of a configuration, those of the names where some are given."""
+    wanted = None if names is None else set(names)
+    return tuple(a for a in config.aggregate if wanted is None or a.name in wanted)
+
+
+def _longer(values: Rows, length: int, fill: int) -> Rows:
+    if length <= len(values):
+        return values
+    more = max(length, 2 * len(values), 1024) - len(values)
+    return np.concatenate([values, np.full(more, fill, np.int32)])
+
+
+@njit(cache=True, nogil=True)
+def _linked(
+    head: Rows, following: Rows, to: Rows, links: int, starts: Rows, ends: Rows
+) -> tuple[Rows, int]:
+    """The link of each step, new ones after the others; and how many there are then."""
+    rows = np.empty(len(starts), np.int32)
+    for k in range(len(starts)):
+        start, end = starts[k], ends[k]
+        at = head[start]
+        while at >= 0 and to[at] != end:
+            at = following[at]
+        if at < 0:
+            at = links
+            to[at], following[at], head[start] = end, head[start], at
+            links += 1
+        rows[k] = at
+    return rows, links
+
+
+@njit(cache=True, nogil=True)
+def _chain(head: Rows, following: Rows, start: int) -> Rows:
+    count, at = 0, head[start]
+    while at >= 0:
+        count += 1
+        at = following[at]
+    rows = np.empty(count, np.int32)
+    at = head[start]
+    for k in range(count):
+        rows[k] = at
+        at = following[at]
+    return rows

@@ -1,0 +1,99 @@
+"""Mirror: the store's aggregates in the memory of a process, as they were at its last look."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from recsys.aggregates import Aggregates, Doubles, declared_by, definition
+from recsys.config import Aggregate, Config
+from recsys.store import Changes, Store
+
+FOLLOWED = 1_000  # changes taken at a time
+
+
+@dataclass
+class Mirror:
+    """What the store knew at a place in its stream of changes.
+
+    epoch: of the store's rows; with another one all has to be read again. ids: the aggregates that
+    share one statistic in the store.
+    """
+
+    state: Aggregates
+    ids: dict[str, list[Aggregate]]
+    epoch: str
+    place: str
+
+    def apply(self, changes: Changes) -> bool:
+        """Take over what changed; False where that is no longer possible and all must be read."""
+        if changes.epoch != self.epoch or changes.cut:
+            return False
+        self.state.moment = max(self.state.moment, changes.moment)
+        for place, fields in changes.entries:
+            for name, value in zip(fields[::2], fields[1::2], strict=True):
+                id_, cell = name.decode().split(":")
+                for aggregate in self.ids.get(id_, ()):
+                    row = self._row(aggregate, value[16:])
+                    table = self.state.tables[aggregate.name]
+                    table.first[row, int(cell)], table.second[row, int(cell)] = _doubles(value[:16])
+            self.place = place.decode()
+        return True
+
+    def own(self, aggregate: Aggregate, rows: dict[str, bytes]) -> Doubles:
+        """The cells of a visitor's row, as the store's read gave it, float64 [cells, 2]."""
+        cells = self.state.tables[aggregate.name].cells
+        empty = np.tile([0.0, -np.inf], (cells, 1))
+        id_ = next(k for k, sharing in self.ids.items() if aggregate in sharing)
+        return _doubles(rows[id_]).reshape(cells, 2) if id_ in rows else empty
+
+    def _set(self, id_: str, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        for key, row in pairs:
+            for aggregate in self.ids[id_]:
+                number = self._row(aggregate, key)
+                table = self.state.tables[aggregate.name]
+                cells = _doubles(row).reshape(-1, 2)
+                table.first[number], table.second[number] = cells[:, 0], cells[:, 1]
+
+    def _row(self, aggregate: Aggregate, key: bytes) -> int:
+        """The row of a key, made where there is none."""
+        state, table = self.state, self.state.tables[aggregate.name]
+        if aggregate.key == "pair":
+            length = int.from_bytes(key[:2], "big")
+            start, end = key[2 : 2 + length], key[2 + length :]
+            numbers = [state.number("item", name.decode()) for name in (start, end)]
+            row = state.steps[aggregate.name].link(*numbers)
+        else:
+            row = state.number(aggregate.key, key.decode())
+        table.reserve(row + 1)
+        return row
+
+
+async def mirrored(store: Store, config: Config, *, everything: bool = False) -> Mirror:
+    """Declare a configuration's aggregates and read what the store knows of them.
+
+    everything: also those of users and sessions. Raises StoreUnavailable.
+    """
+    ids: dict[str, list[Aggregate]] = {}
+    definitions = {}
+    for aggregate in declared_by(config):
+        found = definition(aggregate, config)
+        definitions[found["id"]] = found
+        ids.setdefault(str(found["id"]), []).append(aggregate)
+    await store.declare(orjson.dumps(list(definitions.values())).decode())
+    seen = await store.seen()
+    mirror = Mirror(Aggregates(config.aggregate), ids, seen.epoch, seen.place)
+    mirror.state.moment = seen.moment
+    for id_, (aggregate, *_) in ids.items():
+        if everything or aggregate.key in ("item", "pair"):
+            async for pairs in store.rows(id_):
+                mirror._set(id_, pairs)
+    while (changes := await store.follow(mirror.place, FOLLOWED)).entries:
+        if not mirror.apply(changes):
+            return await mirrored(store, config, everything=everything)
+    return mirror
+
+
+def _doubles(cells: bytes) -> Doubles:
+    return np.frombuffer(cells, dtype="<f8")

@@ -1,0 +1,133 @@
+"""The mirror on a real server: the stream's aggregates are those of the same events as a log."""
+
+import hashlib
+import random
+
+import polars as pl
+import pytest
+
+from recsys.aggregate_log import LogFold
+from recsys.aggregates import Aggregates
+from recsys.config import Aggregate, Config
+from recsys.events import Event
+from recsys.mirror import Mirror, mirrored
+from recsys.store import SCRIPT, Store
+from tests.test_aggregates import DECLARED
+
+pytestmark = pytest.mark.anyio
+
+CONFIG = Config(aggregate=DECLARED)
+SHOWN = tuple(a for a in DECLARED if a.key in ("item", "pair"))
+
+
+def some_events(count: int, seed: int) -> list[Event]:
+    rng = random.Random(seed)
+    return [
+        Event(
+            rng.choice(["view", "click", "impression"]),
+            rng.choice("stuv"),
+            rng.choice(["a", "b", "ü/c", "d"]),
+            user_id=rng.choice(["x", "y"]),
+            event_id=f"{seed}-{k}",
+            timestamp=1.7e9 + 300.0 * rng.randrange(60) + rng.choice([0, 0.1]),
+            value=rng.choice([None, 1.0, 2.5]),
+        )
+        for k in range(count)
+    ]
+
+
+def of_log(events: list[Event]) -> Aggregates:
+    columns = ("session_id", "user_id", "item_id", "type", "timestamp", "value")
+    frame = pl.DataFrame([{name: getattr(event, name) for name in columns} for event in events])
+    return LogFold(frame, DECLARED, CONFIG.events).advance()
+
+
+def assert_same(stream: Aggregates, log: Aggregates, some: tuple[Aggregate, ...]) -> None:
+    assert stream.moment == log.moment
+    for aggregate in some:
+        found, wanted = dict(stream.named(aggregate)), dict(log.named(aggregate))
+        assert {k: v for k, v in found.items() if abs(v) > 1e-12} == pytest.approx(
+            {k: v for k, v in wanted.items() if abs(v) > 1e-12}, abs=1e-9
+        ), aggregate.name
+
+
+async def follow(mirror: Mirror, store: Store) -> bool:
+    return mirror.apply(await store.follow(mirror.place))
+
+
+async def test_the_stream_gives_the_values_of_the_log(store: Store) -> None:
+    """Whatever the order of arrival, duplicates included, and for every key."""
+    await mirrored(store, CONFIG)
+    events = some_events(150, 1)
+    for at in range(0, len(events), 7):
+        await store.append([*events[at : at + 7], *events[at : at + 2]])
+    mirror = await mirrored(store, CONFIG, everything=True)
+    assert_same(mirror.state, of_log(events), DECLARED)
+
+
+async def test_a_mirror_follows_what_changes(store: Store) -> None:
+    """What was appended after the mirror was made is in it after the next look, step by step."""
+    first, second = some_events(60, 2), some_events(60, 3)
+    await mirrored(store, CONFIG)
+    await store.append(first)
+    mirror = await mirrored(store, CONFIG)
+    assert_same(mirror.state, of_log(first), SHOWN)
+    for event in second:
+        await store.append([event])
+    assert await follow(mirror, store)
+    assert_same(mirror.state, of_log([*first, *second]), SHOWN)
+
+
+async def test_reading_a_visitor_brings_the_changes_along(store: Store) -> None:
+    """One round trip: the session, its own rows, and what changed for everybody."""
+    mirror = await mirrored(store, CONFIG)
+    events = some_events(40, 4)
+    await store.append(events)
+    live = await store.read("s", None, mirror.place)
+    assert live.changes is not None
+    assert mirror.apply(live.changes)
+    log = of_log(events)
+    assert_same(mirror.state, log, SHOWN)
+    of_session = next(a for a in DECLARED if a.name == "of_session")
+    cells = mirror.own(of_session, live.own)
+    row = log.numbers["session"]["s"]
+    assert cells[:, 0].tolist() == log.tables["of_session"].first[row].tolist()
+    assert (mirror.own(of_session, {}) == [0.0, -float("inf")]).all()
+
+
+async def test_another_declaration_makes_mirrors_read_again(store: Store) -> None:
+    """What is declared no longer is gone, and whoever mirrored it learns of it."""
+    mirror = await mirrored(store, CONFIG)
+    await store.append(some_events(20, 5))
+    assert await follow(mirror, store)
+    fewer = Config(aggregate=DECLARED[:2])
+    other = await mirrored(store, fewer)
+    assert not await follow(mirror, store)
+    assert await follow(other, store)
+    kept = of_log(some_events(20, 5))
+    assert_same(other.state, kept, DECLARED[:1])
+
+
+async def test_declaring_the_same_changes_nothing(store: Store) -> None:
+    """Every worker declares what its bundle says; statistics go on under another name too."""
+    mirror = await mirrored(store, CONFIG)
+    await store.append(some_events(20, 6))
+    renamed = Config(aggregate=(Aggregate("other", "decayed_count", half_life="60m"), *DECLARED))
+    again = await mirrored(store, renamed)
+    assert again.epoch == mirror.epoch
+    assert dict(again.state.named(renamed.aggregate[0])) == dict(again.state.named(DECLARED[0]))
+
+
+async def test_a_mirror_that_fell_behind_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream of changes is cut; whoever stands before the cut has to read everything."""
+    script = SCRIPT.replace(b"CHANGES_KEPT = 100000", b"CHANGES_KEPT = 10")
+    assert script != SCRIPT
+    monkeypatch.setattr("recsys.store.SCRIPT", script)
+    monkeypatch.setattr("recsys.store.SCRIPT_SHA", hashlib.sha1(script).hexdigest())
+    mirror = await mirrored(store, CONFIG)
+    await store.append(some_events(1, 7))
+    assert await follow(mirror, store)
+    await store.append(some_events(400, 8))
+    assert not await follow(mirror, store)
