@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from api import errors, openapi
 from api.engine import Engine
-from api.routes import events, health, items, recommendations, sessions
+from api.routes import events, health, items, recommendations, sessions, trending
 from api.settings import Settings, from_environment
 from api.telemetry import Telemetry
 from recsys.registry import Registry
@@ -44,6 +44,6 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
     app.add_middleware(Telemetry)
     errors.install(app)
     openapi.install(app)
-    for routes in (events, recommendations, items, sessions, health):
+    for routes in (events, recommendations, items, trending, sessions, health):
         app.include_router(routes.router)
     return app

@@ -1,6 +1,7 @@
 """Engine: what a worker process serves from: the active bundle, the store, the settings."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from api.errors import Problem
 from api.settings import Settings
 from recsys.bundle import Bundle
 from recsys.events import Event
+from recsys.mirror import Mirror, mirrored
 from recsys.recommend import Request, recommend
 from recsys.registry import Registry
 from recsys.session import Session
-from recsys.store import Store
+from recsys.store import Store, StoreUnavailable
 
 logger = logging.getLogger("recsys.api")
 
@@ -32,6 +34,7 @@ class Engine:
     registry: Registry
     now: Callable[[], float] = time.time  # Unix seconds
     bundle: Bundle | None = None
+    mirror: Mirror | None = None  # of the aggregates that the bundle declares
     flaw: str | None = None  # why the active bundle could not be loaded
     _failed: tuple[str, float] = field(default=("", 0.0), repr=False)
 
@@ -51,14 +54,34 @@ class Engine:
             logger.error("bundle %s cannot be loaded, keeping %s: %s", version, kept, error)
             return
         telemetry.bundle_swapped(self.bundle.version if self.bundle else None, version)
-        self.bundle, self.flaw = bundle, None
+        mirror = await self._mirrored(bundle, declare=True)
+        self.bundle, self.mirror, self.flaw = bundle, mirror, None
         logger.info("serving bundle %s", version)
 
+    async def keep_up(self) -> None:
+        """Bring the mirror up to the store; read it anew where it fell behind or never was."""
+        bundle, mirror = self.bundle, self.mirror
+        if bundle is None:
+            return
+        with contextlib.suppress(StoreUnavailable):  # it stays what it was
+            if mirror is None or not await mirror.catch_up(self.store):
+                mirror = await self._mirrored(bundle, declare=False)
+        if bundle is self.bundle:
+            self.mirror = mirror
+
+    async def _mirrored(self, bundle: Bundle, *, declare: bool) -> Mirror | None:
+        try:
+            return await mirrored(self.store, bundle.config, declare=declare)
+        except StoreUnavailable as error:
+            logger.warning("aggregates cannot be read: %s", error)
+            return None
+
     async def watch(self) -> None:
-        """Follow the registry's pointer until cancelled."""
+        """Follow the registry's pointer and the store's aggregates until cancelled."""
         while True:
             await asyncio.sleep(self.settings.poll_seconds)
             await self.refresh()
+            await self.keep_up()
 
     def active_bundle(self) -> Bundle:
         """The bundle to answer from. Raises Problem 503 that says what to run."""

@@ -23,6 +23,7 @@ import orjson
 import polars as pl
 from rich.progress import Progress
 
+from recsys.aggregate_log import told_to_ranker
 from recsys.bundle import Bundle
 from recsys.evaluation.replay import Moment, replay
 from recsys.events import InputError
@@ -77,10 +78,11 @@ def check(
     """Replay a log through a running API and offline, and compare every list.
 
     bundle: the one that the API serves. frame: log columns in time order, later than the bundle's
-    cut-off. The sessions get names of this run; users keep theirs, so the server needs a namespace
-    in which nobody has live events yet. placements: those whose lists are compared at each event,
-    empty for all. diversity: asked for in each. forget: a row that the offline side is not told of,
-    to see that the check can fail. Raises UnexpectedAnswerError, UnknownPlacementError.
+    cut-off. The sessions get names of this run; users keep theirs, and aggregates count everybody,
+    so the server needs a namespace in which nobody has live events yet. placements: those whose
+    lists are compared at each event, empty for all. diversity: asked for in each. forget: a row
+    that the offline side is not told of, to see that the check can fail.
+    Raises UnexpectedAnswerError, UnknownPlacementError.
     """
     names = list(placements) or list(bundle.config.placements)
     for name in names:
@@ -120,7 +122,8 @@ def _pairs(
     address = urlsplit(base_url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     told = frame.with_row_index("at").filter(pl.col("at") != (-1 if forget is None else forget))
-    offline = replay(told.drop("at"))
+    told = told.drop("at")
+    offline = replay(told, fold=told_to_ranker(bundle.config, told))
     # Two connections mostly end in two workers, so nothing kept within a worker can help.
     with (
         closing(HTTPConnection(host, port, timeout=TIMEOUT)) as clicks,

@@ -3,16 +3,17 @@
 The stream's executor is in store.lua. Both are made from one declaration and give the same values.
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 from numba import njit
 from numpy.typing import NDArray
 
-from recsys.aggregates import STEPS, Aggregates, Doubles, Rows, Table
-from recsys.config import Aggregate, EventsConfig
+from recsys.aggregates import NEVER, STEPS, Aggregates, Doubles, Rows, Table, ranking_by
+from recsys.config import Aggregate, Config, EventsConfig
 from recsys.durations import seconds_of
 
 Longs = NDArray[np.int64]
@@ -37,14 +38,14 @@ class _Updates:
 class LogFold:
     """Aggregates of a log as they were after each of its rows.
 
-    state: as of the rows told so far; none at first.
+    state: as of the rows told so far, ``rows`` of them; none at first.
     """
 
     def __init__(
         self, frame: pl.DataFrame, declared: Sequence[Aggregate], events: EventsConfig
     ) -> None:
         """frame: log columns, in any order of rows; they are folded by time, ties as they stand."""
-        self.state = Aggregates(tuple(declared))
+        self.state, self.rows = Aggregates(tuple(declared)), 0
         columns = ("session_id", "user_id", "item_id", "type", "timestamp", "value")
         frame = frame.select(columns).sort("timestamp", maintain_order=True)
         self._times = frame["timestamp"].to_numpy()
@@ -54,12 +55,20 @@ class LogFold:
             frame = _numbered(self.state, frame, key)
         self._updates = {a.name: _updates(self.state, a, frame, positive) for a in declared}
 
+    def __len__(self) -> int:
+        """Rows of the log."""
+        return len(self._times)
+
     def advance(self, rows: int | None = None) -> Aggregates:
         """The state after the first ``rows`` rows in time order, by default all.
 
-        It goes forward only, and is the same object each time.
+        It is the same object each time and goes forward only: what has been told cannot be taken
+        back, so asking for fewer rows than before raises ValueError.
         """
         rows = len(self._times) if rows is None else rows
+        if rows < self.rows:
+            raise ValueError(f"aggregates as of {rows} rows, but {self.rows} are folded already")
+        self.rows = rows
         for aggregate in self.state.declared:
             table, updates = self.state.tables[aggregate.name], self._updates[aggregate.name]
             end = int(np.searchsorted(updates.rows, rows, side="left"))
@@ -77,6 +86,28 @@ class LogFold:
         if rows:
             self.state.moment = max(self.state.moment, float(self._times[rows - 1]))
         return self.state
+
+    def before(self, moment: float) -> int:
+        """How many rows are of the moment or earlier."""
+        return int(np.searchsorted(self._times, moment, side="right"))
+
+    def again(self) -> "LogFold":
+        """The same fold from the start, beside this one."""
+        other = copy.copy(self)
+        other.state, other.rows = copy.copy(self.state), 0
+        other.state.moment = NEVER
+        other.state.tables = {name: Table(table.cells) for name, table in self.state.tables.items()}
+        for name, table in self.state.tables.items():
+            other.state.tables[name].reserve(len(table.first))
+        other._updates = {k: replace(updates, done=0) for k, updates in self._updates.items()}
+        return other
+
+
+def told_to_ranker(config: Config, *frames: pl.DataFrame) -> LogFold | None:
+    """A fold of what a configuration's ranker is told of, over logs that follow each other; none
+    where it is told of nothing."""
+    declared = ranking_by(config)
+    return LogFold(pl.concat(frames, how="diagonal"), declared, config.events) if declared else None
 
 
 def _numbered(state: Aggregates, frame: pl.DataFrame, key: str) -> pl.DataFrame:

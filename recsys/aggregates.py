@@ -19,7 +19,7 @@ day, and where nothing happens nothing fades.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from recsys.config import Aggregate, Config
 from recsys.durations import seconds_of
+from recsys.interactions import IdMap
 
 Rows = NDArray[np.int32]
 Doubles = NDArray[np.float64]
@@ -133,27 +134,66 @@ class Steps:
 
 
 @dataclass
+class Aligned:
+    """Items by number beside the rows of a bundle. numbers: int32 [rows], -1 without events. rows:
+    int32 [numbers], -1 where the bundle does not know the item."""
+
+    items: IdMap
+    numbers: Rows = field(init=False)
+    rows: Rows = field(default_factory=lambda: np.zeros(0, np.int32))
+    _taken: int = 0
+
+    def __post_init__(self) -> None:
+        self.numbers = np.full(len(self.items), -1, np.int32)
+
+    def take_in(self, names: list[str]) -> None:
+        """Items that are new since the last time. names: of all items, by number."""
+        if len(names) == self._taken:
+            return
+        rows = self.items.rows(names[self._taken :])
+        self.rows = _longer(self.rows, len(names), -1)
+        self.rows[self._taken : len(names)] = rows
+        known = np.flatnonzero(rows >= 0)
+        self.numbers[rows[known]] = (known + self._taken).astype(np.int32)
+        self._taken = len(names)
+
+
+@dataclass
 class Aggregates:
     """The state of declared aggregates for all keys.
 
-    numbers: a number for each item, user or session, by its id. moment: of the latest event.
+    numbers: a number for each item, user or session, by its id; names: the ids in that order.
+    moment: of the latest event.
     """
 
     declared: tuple[Aggregate, ...]
     numbers: dict[str, dict[str, int]] = field(init=False)
+    names: dict[str, list[str]] = field(init=False)
     tables: dict[str, Table] = field(init=False)
     steps: dict[str, Steps] = field(init=False)
     moment: float = NEVER
+    _aligned: "Aligned | None" = None
 
     def __post_init__(self) -> None:
         self.numbers = {"item": {}, "user": {}, "session": {}}
+        self.names = {"item": [], "user": [], "session": []}
         self.tables = {a.name: Table(cells_of(a)) for a in self.declared}
         self.steps = {a.name: Steps() for a in self.declared if a.key == "pair"}
 
     def number(self, key: str, name: str) -> int:
         """The number of an item, user or session; a new one for a new name."""
         known = self.numbers[key]
-        return known.setdefault(name, len(known))
+        number = known.setdefault(name, len(known))
+        if number == len(self.names[key]):
+            self.names[key].append(name)
+        return number
+
+    def aligned(self, items: IdMap) -> "Aligned":
+        """The numbers of the items in a bundle's rows, for all items there are by now."""
+        if self._aligned is None or self._aligned.items is not items:
+            self._aligned = Aligned(items)
+        self._aligned.take_in(self.names["item"])
+        return self._aligned
 
     def values(self, aggregate: Aggregate, numbers: Rows) -> Doubles:
         """Values for keys by number, float64; -1 stands for one that nothing is known of."""
@@ -171,10 +211,22 @@ class Aggregates:
         values = read(aggregate, table.first[rows], table.second[rows], self.moment)
         return self.steps[aggregate.name].to[rows], values
 
+    def own(self, session_id: str | None, user_id: str | None) -> dict[str, float]:
+        """By name, the values for a visitor of what is kept for sessions and for users."""
+        ids = {"session": session_id, "user": user_id}
+        values = {}
+        for aggregate in self.declared:
+            if aggregate.key in ids:
+                number = self.numbers[aggregate.key].get(ids[aggregate.key] or "", -1)
+                values[aggregate.name] = float(
+                    self.values(aggregate, np.array([number], np.int32))[0]
+                )
+        return values
+
     def named(self, aggregate: Aggregate) -> Iterator[tuple[str | tuple[str, str], float]]:
         """Every key that has a state, with its value: names, of a pair two."""
         key = "item" if aggregate.key == "pair" else aggregate.key
-        names = list(self.numbers[key])
+        names = self.names[key]
         if aggregate.key != "pair":
             values = self.values(aggregate, np.arange(len(names), dtype=np.int32))
             table = self.tables[aggregate.name]
@@ -207,10 +259,24 @@ def read(aggregate: Aggregate, first: Doubles, second: Doubles, moment: float) -
     return np.divide(counts[:, 0] + weight * prior, of, out=ratio, where=of > 0)
 
 
-def declared_by(config: Config, names: Iterable[str] | None = None) -> tuple[Aggregate, ...]:
-    """The aggregates of a configuration, those of the names where some are given."""
-    wanted = None if names is None else set(names)
-    return tuple(a for a in config.aggregate if wanted is None or a.name in wanted)
+def risen(state: Aggregates, numbers: Rows) -> Doubles:
+    """How far ``trending`` lies above what ``usual`` lets expect of items by number, float64.
+
+    Both are decayed counts; of a steady stream the one is the other by their half-lives. In
+    standard deviations of a Poisson count: (x - e) / sqrt(e + 1). Without the two, zeros.
+    """
+    counts = {a.name: a for a in state.declared if (a.kind, a.key) == ("decayed_count", "item")}
+    if not {"trending", "usual"} <= counts.keys():
+        return np.zeros(len(numbers))
+    now, usual = counts["trending"], counts["usual"]
+    expected = state.values(usual, numbers) * (now.span / usual.span)
+    above: Doubles = (state.values(now, numbers) - expected) / np.sqrt(expected + 1.0)
+    return above
+
+
+def ranking_by(config: Config) -> tuple[Aggregate, ...]:
+    """The aggregates that a configuration's ranker is told of."""
+    return tuple(aggregate for aggregate in config.aggregate if aggregate.ranking)
 
 
 def _longer(values: Rows, length: int, fill: int) -> Rows:

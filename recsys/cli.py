@@ -128,6 +128,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             slices=arguments.slices or arguments.report is not None,
             progress=progress,
             seed=config.training.seed,
+            before=train_log,
         )
         console.print(report_table(report))
         without = None

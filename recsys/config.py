@@ -287,6 +287,9 @@ class Aggregate:
     # ratio only: as many events with the share ``prior`` count beside those seen.
     smoothing: float = 20.0
     prior: float = 0.0
+    # Whether the ranker is told of it; where a log has no times it never is. Off unless asked for:
+    # training has its value from the whole log, a store that began later does not.
+    ranking: bool = False
 
     def __post_init__(self) -> None:
         where = f"aggregate.{self.name}"
@@ -429,9 +432,10 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def settled(self, *, simultaneous: bool) -> "Config":
+    def settled(self, *, simultaneous: bool, timed: bool = True) -> "Config":
         """With "auto" and None made out for a log. simultaneous: most events of a session share one
-        time. Raises ConfigError where a placement names a source that is then off."""
+        time. timed: its events have times at all. Raises ConfigError where a placement names a
+        source that is then off."""
         order, target = self.session.order, self.ranker.target
         if order == "auto":
             order = "ignored" if simultaneous else "kept"
@@ -448,6 +452,10 @@ class Config:
             session=dataclasses.replace(self.session, order=order),
             retrieval=dataclasses.replace(self.retrieval, **sources),
             ranker=dataclasses.replace(self.ranker, target=target),
+            aggregate=tuple(
+                dataclasses.replace(aggregate, ranking=aggregate.ranking and timed)
+                for aggregate in self.aggregate
+            ),
         )
         if order == "kept":
             return config

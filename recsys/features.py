@@ -2,17 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.aggregates import Aggregates, risen
 from recsys.baskets import BASKET, basket_columns
 from recsys.bundle import Bundle
 from recsys.columns import COLUMN, columns_of
-from recsys.config import Config
+from recsys.config import Aggregate, Config
 from recsys.retrieval import Candidates, Profile, joint_fold_in
 
 Floats = NDArray[np.float32]
+
+NO_VALUE = -1.0  # what the forest is told where an item has no last value
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +380,68 @@ def _rank(source: str) -> Feature:
     return rank
 
 
+def live_value(aggregate: Aggregate) -> Feature:
+    """An aggregate as a feature."""
+
+    def value(c: Context) -> Floats | float:
+        state = c.who.session.aggregates
+        if aggregate.key in ("session", "user"):
+            return float(_told(np.array([c.who.session.own.get(aggregate.name, 0.0)]))[0])
+        if state is None:
+            return 0.0
+        if aggregate.key == "pair":
+            return _steps_from_last(c, state, aggregate)[0]
+        numbers = state.aligned(c.bundle.items).numbers[c.candidates.rows]
+        return _told(state.values(aggregate, numbers))
+
+    value.__doc__ = f"The aggregate {aggregate.name}: of a pair, from the last item to this one."
+    return value
+
+
+def live_share(aggregate: Aggregate) -> Feature:
+    """A co_count as a share."""
+
+    def share(c: Context) -> Floats | float:
+        state = c.who.session.aggregates
+        if state is None:
+            return 0.0
+        values, total = _steps_from_last(c, state, aggregate)
+        return values / max(total, 1e-9)
+
+    share.__doc__ = f"Share of the last item's steps that lead here, by {aggregate.name}."
+    return share
+
+
+def live_rise(c: Context) -> Floats | float:
+    """How far ``trending`` is above what ``usual`` lets expect, in standard deviations of chance:
+    what comes up now, whether it is much or little."""
+    state = c.who.session.aggregates
+    if state is None:
+        return 0.0
+    numbers = state.aligned(c.bundle.items).numbers[c.candidates.rows]
+    return risen(state, numbers).astype(np.float32)
+
+
+def _told(values: NDArray[np.float64]) -> Floats:
+    """For the forest, which knows no missing values."""
+    told: Floats = np.nan_to_num(values, nan=NO_VALUE).astype(np.float32)
+    return told
+
+
+def _steps_from_last(c: Context, state: Aggregates, aggregate: Aggregate) -> tuple[Floats, float]:
+    """Values of the steps from the last item to each candidate, and of all from it together."""
+    found = np.zeros(len(c.candidates.rows), dtype=np.float32)
+    if not len(c.who.sequence):
+        return found, 0.0
+    aligned = state.aligned(c.bundle.items)
+    to, values = state.steps_from(aggregate, int(aligned.numbers[c.who.sequence[0]]))
+    rows = aligned.rows[to]
+    at = np.minimum(np.searchsorted(c.candidates.rows, rows), len(found) - 1)
+    here = c.candidates.rows[at] == rows
+    found[at[here]] = values[here]
+    return found, float(values.sum())
+
+
 def _named(*features: Feature) -> dict[str, Feature]:
     return {feature.__name__: feature for feature in features}
 
@@ -433,13 +499,32 @@ FEATURES: dict[str, Feature] = {
 }
 
 
+@lru_cache
+def live_features(declared: tuple[Aggregate, ...]) -> dict[str, Feature]:
+    """The features that are made from aggregates, by name: a group of its own."""
+    found: dict[str, Feature] = {}
+    for aggregate in declared:
+        if aggregate.ranking:
+            found[f"live_{aggregate.name}"] = live_value(aggregate)
+            if aggregate.key == "pair":
+                found[f"live_{aggregate.name}_share"] = live_share(aggregate)
+    if {"live_trending", "live_usual"} <= found.keys():
+        found["live_rise"] = live_rise
+    return found
+
+
+def groups_of(config: Config) -> dict[str, dict[str, Feature]]:
+    """The groups of features that there may be with a configuration."""
+    return {**GROUPS, "live": live_features(config.aggregate)}
+
+
 def features_of(config: Config) -> tuple[str, ...]:
     """The features that a ranker is trained on."""
     off = frozenset[str]() if config.session.order == "ignored" else frozenset(BASKET)
     for source in LEARNED_SOURCES:
         if not getattr(config.retrieval, source):
             off |= source_features(source)
-    return tuple(name for name in FEATURES if name not in off)
+    return tuple(name for name in [*FEATURES, *live_features(config.aggregate)] if name not in off)
 
 
 def source_features(source: str) -> frozenset[str]:

@@ -1,16 +1,18 @@
 """Mirror: the store's aggregates in the memory of a process, as they were at its last look."""
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import orjson
 
-from recsys.aggregates import Aggregates, Doubles, declared_by, definition
+from recsys.aggregates import NEVER, Aggregates, Doubles, definition, read
 from recsys.config import Aggregate, Config
 from recsys.store import Changes, Store
 
 FOLLOWED = 1_000  # changes taken at a time
+EMPTY = struct.pack("<dd", 0.0, NEVER)  # a cell
 
 
 @dataclass
@@ -41,12 +43,34 @@ class Mirror:
             self.place = place.decode()
         return True
 
-    def own(self, aggregate: Aggregate, rows: dict[str, bytes]) -> Doubles:
-        """The cells of a visitor's row, as the store's read gave it, float64 [cells, 2]."""
-        cells = self.state.tables[aggregate.name].cells
-        empty = np.tile([0.0, -np.inf], (cells, 1))
-        id_ = next(k for k, sharing in self.ids.items() if aggregate in sharing)
-        return _doubles(rows[id_]).reshape(cells, 2) if id_ in rows else empty
+    def own(self, rows: dict[str, bytes]) -> dict[str, float]:
+        """By name, the values of a visitor's own aggregates, as `Aggregates.own` gives them.
+
+        rows: what the store's read gave.
+        """
+        values = {}
+        for id_, sharing in self.ids.items():
+            for aggregate in sharing:
+                if aggregate.key in ("session", "user"):
+                    row = rows.get(id_) or EMPTY * self.state.tables[aggregate.name].cells
+                    cells = _doubles(row).reshape(-1, 2)
+                    first, second = cells[None, :, 0], cells[None, :, 1]
+                    values[aggregate.name] = float(
+                        read(aggregate, first, second, self.state.moment)[0]
+                    )
+        return values
+
+    async def catch_up(self, store: Store) -> bool:
+        """Take over all that changed so far; False where all must be read anew.
+
+        Raises StoreUnavailable.
+        """
+        while True:
+            changes = await store.follow(self.place, FOLLOWED)
+            if not self.apply(changes):
+                return False
+            if len(changes.entries) < FOLLOWED:
+                return True
 
     def _set(self, id_: str, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         for key, row in pairs:
@@ -70,29 +94,33 @@ class Mirror:
         return row
 
 
-async def mirrored(store: Store, config: Config, *, everything: bool = False) -> Mirror:
-    """Declare a configuration's aggregates and read what the store knows of them.
+async def mirrored(
+    store: Store, config: Config, *, declare: bool = True, everything: bool = False
+) -> Mirror:
+    """What the store knows of a configuration's aggregates.
 
-    everything: also those of users and sessions. Raises StoreUnavailable.
+    declare: have it keep these and no others first. everything: also those of users and sessions.
+    Raises StoreUnavailable.
     """
     ids: dict[str, list[Aggregate]] = {}
     definitions = {}
-    for aggregate in declared_by(config):
+    for aggregate in config.aggregate:
         found = definition(aggregate, config)
         definitions[found["id"]] = found
         ids.setdefault(str(found["id"]), []).append(aggregate)
-    await store.declare(orjson.dumps(list(definitions.values())).decode())
     seen = await store.seen()
+    if declare or not seen.epoch:  # or a store that has lost its data
+        await store.declare(orjson.dumps(list(definitions.values())).decode())
+        seen = await store.seen()
     mirror = Mirror(Aggregates(config.aggregate), ids, seen.epoch, seen.place)
     mirror.state.moment = seen.moment
     for id_, (aggregate, *_) in ids.items():
         if everything or aggregate.key in ("item", "pair"):
             async for pairs in store.rows(id_):
                 mirror._set(id_, pairs)
-    while (changes := await store.follow(mirror.place, FOLLOWED)).entries:
-        if not mirror.apply(changes):
-            return await mirrored(store, config, everything=everything)
-    return mirror
+    if await mirror.catch_up(store):
+        return mirror
+    return await mirrored(store, config, declare=False, everything=everything)
 
 
 def _doubles(cells: bytes) -> Doubles:

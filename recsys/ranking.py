@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from recsys.baskets import BASKET
 from recsys.bundle import Bundle
 from recsys.columns import COLUMN
-from recsys.features import FEATURES, Context, Feature
+from recsys.config import Aggregate
+from recsys.features import FEATURES, Context, Feature, live_features
 from recsys.models import forest
 from recsys.retrieval import Candidates, Parts, Profile, Ranked, retrieve
 
@@ -22,7 +23,8 @@ Places = NDArray[np.intp]
 def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
     """The features a bundle's ranker knows, float32 [features, candidates], in its order."""
     names = tuple(bundle.facts.features)
-    context, plan = Context.of(bundle, who, candidates), _plan(names, candidates.sources)
+    context = Context.of(bundle, who, candidates)
+    plan = _plan(names, candidates.sources, bundle.config.aggregate)
     table = _filled(
         len(names),
         context.columns,
@@ -56,7 +58,9 @@ class Plan:
 
 
 @lru_cache
-def _plan(names: tuple[str, ...], sources: tuple[str, ...]) -> Plan:
+def _plan(
+    names: tuple[str, ...], sources: tuple[str, ...], declared: tuple[Aggregate, ...]
+) -> Plan:
     blocks = (
         tuple(COLUMN),
         tuple(BASKET),
@@ -68,7 +72,8 @@ def _plan(names: tuple[str, ...], sources: tuple[str, ...]) -> Plan:
         np.array([place.get(name, -1) for name in block], dtype=np.intp) for block in blocks
     )
     filled = {name for block in blocks for name in block}
-    others = tuple((k, FEATURES[name]) for name, k in place.items() if name not in filled)
+    known = {**FEATURES, **live_features(declared)}
+    others = tuple((k, known[name]) for name, k in place.items() if name not in filled)
     return Plan(columns, basket, scores, ranks, others)
 
 

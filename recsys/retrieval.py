@@ -30,8 +30,8 @@ class Profile:
     live: distinct rows of this session and the anchor, with weights (float32, > 0).
     past: the same of earlier live sessions and the bundle's history.
     fresh: something live was found (of this session or earlier live ones).
-    user: the known user's row, -1 for a stranger. taste: float32 [d], the unit vector of the
-    sequence in the session embedding, zero without one.
+    user: the known user's row, -1 for a stranger. session: what was resolved.
+    taste: float32 [d], the unit vector of the sequence in the session embedding, zero without one.
     """
 
     sequence: Rows
@@ -40,6 +40,7 @@ class Profile:
     past: Scored
     fresh: bool
     user: int
+    session: Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Prof
         past=merge(earlier, _history(bundle, user)) if user >= 0 else earlier,
         fresh=bool(len(live[0]) or len(earlier[0])),
         user=user,
+        session=session,
     )
 
 

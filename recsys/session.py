@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.aggregates import Aggregates
 from recsys.config import EventsConfig, SessionConfig
 from recsys.events import MIN_WEIGHT, Event
 
@@ -40,7 +41,8 @@ class Session:
 
     version: accepted events so far, as counted by the store. current: the fold of this session.
     past: the fold of the known user's live events in other sessions.
-    moment: Unix seconds of the latest event, 0 without any.
+    moment: Unix seconds of the latest event, 0 without any. aggregates: what the stream says of all
+    items now. own: by name, the values of the aggregates of the session and of its user.
     """
 
     session_id: str | None = None
@@ -49,6 +51,8 @@ class Session:
     current: Trail = field(default_factory=Trail)
     past: Trail = field(default_factory=Trail)
     moment: float = 0.0
+    aggregates: Aggregates | None = field(default=None, repr=False, compare=False)
+    own: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_events(
@@ -61,6 +65,8 @@ class Session:
         version: int = 0,
         config: SessionConfig | None = None,
         types: EventsConfig | None = None,
+        aggregates: Aggregates | None = None,
+        own: Mapping[str, float] | None = None,
     ) -> "Session":
         """Fold a visitor's events.
 
@@ -68,18 +74,20 @@ class Session:
         the ones of this session among them are left out of ``past``.
         """
         config, types = config or SessionConfig(), types or EventsConfig()
-        own = _ordered(events, types)
-        if session_id is None and own:
-            session_id = own[-1].session_id
+        current = _ordered(events, types)
+        if session_id is None and current:
+            session_id = current[-1].session_id
         elsewhere = [e for e in user_events if e.session_id != session_id]
         past = _ordered(elsewhere, types)
         return cls(
             session_id=session_id,
-            user_id=user_id or next((e.user_id for e in reversed(own) if e.user_id), None),
+            user_id=user_id or next((e.user_id for e in reversed(current) if e.user_id), None),
             version=version,
-            current=_fold(own, config.max_events, config.decay, types),
+            current=_fold(current, config.max_events, config.decay, types),
             past=_fold(past, config.max_past_events, config.past_decay, types),
-            moment=max(own[-1].timestamp if own else 0.0, past[-1].timestamp if past else 0.0),
+            moment=max((e.timestamp for e in (*current[-1:], *past[-1:])), default=0.0),
+            aggregates=aggregates,
+            own=own or {},
         )
 
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from recsys import features, ranking, retrieval
 from recsys import index as faiss_index
+from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle, Facts, sealed
 from recsys.config import Config
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings, samples
@@ -50,7 +51,7 @@ def train(
     """
     config = config or Config()
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
-    config = config.settled(simultaneous=simultaneous(log))
+    config = config.settled(simultaneous=simultaneous(log), timed=log.clock == "time")
     stages = Stages(progress, seconds)
     with stages.beside(FITS) as beside:
         # The sources of the whole log are fitted while the ranker's tails are replayed.
@@ -172,10 +173,11 @@ class NothingToLearnError(InputError):
 
 @dataclass(frozen=True)
 class Tail:
-    """A part of a log's end, and the sources of all that precedes it once they are fitted."""
+    """A part of a log's end, what precedes it, and the sources of that once they are fitted."""
 
     name: str
     log: Log
+    before: Log
     sources: Future[Bundle]
 
 
@@ -201,7 +203,12 @@ def _fitting(log: Log, config: Config, stages: "Stages", beside: Executor) -> li
         raise NothingToLearnError(str(error)) from error
     _check_enough(sum(_most_requests(part.test.frame) for part in parts), config)
     return [
-        Tail(name, part.test, beside.submit(fit_sources, part.train, config, stages, name))
+        Tail(
+            name,
+            part.test,
+            part.train,
+            beside.submit(fit_sources, part.train, config, stages, name),
+        )
         for name, part in ((f"tail{k}_", part) for k, part in enumerate(parts, 1))
     ]
 
@@ -221,7 +228,7 @@ def _examples(tails: list[Tail], config: Config, stages: "Stages") -> Examples:
             break
         expected = min(len(tail.log.frame), config.ranker.requests // config.ranker.tails)
         with stages.of(tail.name + "replay", expected) as tick:
-            parts.append(replayed(sources, tail.log, config, tick))
+            parts.append(replayed(sources, tail.log, config, tick, before=tail.before))
     found = _joined(parts)
     _check_enough(len(found.groups), config)
     return found
@@ -315,19 +322,24 @@ def _fit_ranker(tails: list[Tail], config: Config, stages: "Stages") -> Ranker:
 
 
 def replayed(
-    head: Bundle, tail: Log, config: Config, tick: Callable[[], None] = lambda: None
+    head: Bundle,
+    tail: Log,
+    config: Config,
+    tick: Callable[[], None] = lambda: None,
+    before: Log | None = None,
 ) -> Examples:
     """Features and labels of the candidates of sampled requests that hold something wanted.
 
     head: whose sources propose; it must not have seen the tail. config: a settled one. ``tick`` is
-    called once a request.
+    called once a request. before: what precedes the tail, for aggregates that reach back.
     """
     names = dict.fromkeys(features.features_of(config), 0.0)
     head = replace(head, facts=replace(head.facts, features=names))
     target = config.ranker.target
     rng = np.random.default_rng(config.training.seed)
     tables, labels, groups, opened = [], [], [], 0
-    for sample in _sampled(tail.frame, config, rng):
+    fold = told_to_ranker(config, *([before.frame] if before else []), tail.frame)
+    for sample in _sampled(tail.frame, config, rng, fold):
         tick()
         session = sample.moment.session(config)
         who = retrieval.profile(head, session)
@@ -357,12 +369,17 @@ def replayed(
     )
 
 
-def _sampled(frame: pl.DataFrame, config: Config, rng: np.random.Generator) -> Iterator[Sample]:
+def _sampled(
+    frame: pl.DataFrame, config: Config, rng: np.random.Generator, fold: LogFold | None = None
+) -> Iterator[Sample]:
     """Requests of a tail: after events and, a fifth as many, of known users before their first."""
     wanted = config.ranker.requests / config.ranker.tails
     share, first_share = wanted / max(1, len(frame)), wanted / 5 / frame["session_id"].n_unique()
-    yield from (sample for sample in samples(frame, config) if rng.random() < share)
-    yield from (sample for sample in openings(frame, config) if rng.random() < first_share)
+    again = fold.again() if fold else None
+    after = samples(frame, config, fold=fold)
+    yield from (sample for sample in after if rng.random() < share)
+    first = openings(frame, config, again)
+    yield from (sample for sample in first if rng.random() < first_share)
 
 
 def simultaneous(log: Log) -> bool:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     *("events", "durations", "config"),
     *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
-    *("interrupts", "interactions", "session", "aggregates", "aggregate_log"),
+    *("interrupts", "interactions", "aggregates", "aggregate_log", "session"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
     *("models.transitions", "models.continuations"),

@@ -14,7 +14,7 @@ import pytest
 
 from recsys import features, training
 from recsys.bundle import Bundle
-from recsys.config import Config
+from recsys.config import AGGREGATES, Config
 from recsys.evaluation.evaluate import moments
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings
 from recsys.evaluation.split import split
@@ -27,7 +27,15 @@ from tests.synthetic import log_frame, small_config
 from tests.test_training import RANKED
 
 ITEMS = 14  # few, so that the item looked for is always among the candidates
-WIDE = {**RANKED, "retrieval": dict.fromkeys(SOURCES, ITEMS)}
+LIVE: list[dict[str, object]] = [
+    *map(dataclasses.asdict, AGGREGATES),
+    {"name": "of_user", "kind": "decayed_count", "key": "user", "half_life": "10m"},
+    {"name": "of_session", "kind": "window_count", "key": "session", "window": "5m"},
+    {"name": "visitors", "kind": "unique_sessions", "window": "1h"},
+    {"name": "bought", "kind": "ratio", "types": ["purchase"], "of": ["view"]},
+]
+LIVE = [{**table, "ranking": True} for table in LIVE]
+WIDE = {**RANKED, "retrieval": dict.fromkeys(SOURCES, ITEMS), "aggregate": LIVE}
 REQUESTS = 15  # of each kind that are looked at
 
 Part = tuple[Bundle, Log, Config]  # sources, a tail they have not seen, a settled configuration
@@ -142,7 +150,8 @@ def test_no_feature_or_source_sees_an_event_after_the_request(
 
 def test_every_feature_is_put_to_that_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes several values in one of the logs, so a leak could be seen in it."""
-    constant = set(features.FEATURES)
+    live = features.live_features(small_config(**WIDE).aggregate)
+    constant = {*features.FEATURES, *live}
     for frame in (visits(), baskets()):
         log = log_from_frame(frame)
         config = small_config(**WIDE).settled(simultaneous=training.simultaneous(log))

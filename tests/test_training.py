@@ -138,10 +138,10 @@ def test_the_ranker_learns_only_from_what_follows_its_sources(
     seen: list[tuple[float, float, float]] = []
     original = training.replayed
 
-    def watched(head: Bundle, tail: Log, config: Config, tick: Any) -> training.Examples:
+    def watched(head: Bundle, tail: Log, *rest: Any, **named: Any) -> training.Examples:
         first, last = tail.frame["timestamp"].to_list()[:: len(tail.frame) - 1]
         seen.append((head.cutoff, first, last))
-        return original(head, tail, config, tick)
+        return original(head, tail, *rest, **named)
 
     monkeypatch.setattr(training, "replayed", watched)
     bundle = train(circle(), small_config(**RANKED))

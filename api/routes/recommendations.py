@@ -1,5 +1,6 @@
 """/v1/recommendations: read the live session, fold it, recommend, answer."""
 
+import contextlib
 import os
 from time import perf_counter_ns
 from typing import Any
@@ -14,6 +15,8 @@ from api.engine import Engine, engine_of
 from api.errors import Problem, field_errors, invalid, store_unavailable
 from api.openapi import answers, body_of, query_of
 from api.schemas import RecommendIn, RecommendOut
+from recsys.aggregates import ranking_by
+from recsys.mirror import FOLLOWED
 from recsys.recommend import Recommendation, UnknownPlacementError, recommend
 from recsys.recommend import Request as Wanted
 from recsys.session import Session
@@ -71,9 +74,16 @@ def listed(result: Recommendation) -> list[dict[str, Any]]:
 
 
 async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
-    bundle = engine.active_bundle()
+    bundle, mirror = engine.active_bundle(), engine.mirror
+    if not ranking_by(bundle.config):
+        mirror = None
     start = perf_counter_ns()
-    live, degraded = await _live(engine, wanted)
+    live, degraded = await _live(engine, wanted, mirror.place if mirror else "")
+    if mirror and live.changes:
+        mirror.apply(live.changes)
+        if len(live.changes.entries) == FOLLOWED:
+            with contextlib.suppress(StoreUnavailable):  # a moment ago it was there
+                await mirror.catch_up(engine.store)
     read = perf_counter_ns()
     session = Session.from_events(
         live.events,
@@ -83,6 +93,8 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
         version=live.version,
         config=bundle.config.session,
         types=bundle.config.events,
+        aggregates=mirror.state if mirror else None,
+        own=mirror.own(live.own) if mirror else None,
     )
     folded = perf_counter_ns()
     try:
@@ -120,16 +132,17 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
     return Response(orjson.dumps(answer), 200, headers, "application/json")
 
 
-async def _live(engine: Engine, wanted: RecommendIn) -> tuple[Live, str | None]:
+async def _live(engine: Engine, wanted: RecommendIn, place: str) -> tuple[Live, str | None]:
     """The visitor's live data, and why it is missing when Redis does not answer.
 
-    A list from an older state than asked for is never made up: that is 409, or 503 without Redis.
+    place: in the stream of aggregates' changes; those since then come along. A list from an older
+    state than asked for is never made up: that is 409, or 503 without Redis.
     """
     least = wanted.min_session_version or 0
     if least and wanted.session_id is None:
         raise invalid(("min_session_version", "needs a session_id"))
     try:
-        live = await engine.store.read(wanted.session_id, wanted.user_id)
+        live = await engine.store.read(wanted.session_id, wanted.user_id, place, FOLLOWED)
     except StoreUnavailable as error:
         telemetry.store_errors.inc()
         if least:

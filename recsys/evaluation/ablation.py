@@ -17,6 +17,7 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from recsys import features, retrieval
+from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle
 from recsys.evaluation.evaluate import cluster, drawn, looked_for, moments
 from recsys.evaluation.systems import Panel
@@ -81,8 +82,9 @@ def ablation(
     except NothingToLearnError:
         return None
     variants = list(_variants(bundle, shown, progress))
+    fold = told_to_ranker(bundle.config, train.frame, test.frame)
     values, clusters, spent = _values(
-        variants, test, protocol, min_prefix, at, placement, seed, progress
+        variants, test, protocol, min_prefix, at, placement, seed, progress, fold
     )
     if not len(clusters):
         return None
@@ -122,7 +124,7 @@ def _variants(bundle: Bundle, shown: Examples, progress: Progress | None) -> Ite
         *((name, "source", features.source_features(name)) for name in sources),
         *(
             (name, "features", frozenset(group))
-            for name, group in features.GROUPS.items()
+            for name, group in features.groups_of(config).items()
             if not group.keys().isdisjoint(shown.names)
         ),
     ]
@@ -149,11 +151,12 @@ def _values(
     placement: str,
     seed: int,
     progress: Progress | None,
+    fold: LogFold | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Figures [lists, variants, METRICS], clusters [lists], microseconds [lists, variants]."""
     bundle = variants[0].bundle
     panel, request = Panel(bundle, placement, at), Request(n=at, placement=placement)
-    found = moments(test, bundle.config, protocol, min_prefix, drawn(test, LISTS, seed))
+    found = moments(test, bundle.config, protocol, min_prefix, drawn(test, LISTS, seed), fold)
     task = progress.add_task("ablation lists", total=LISTS) if progress else None
     values: list[NDArray[np.float64]] = []
     clusters, spent = [], []

@@ -11,6 +11,7 @@ import numpy as np
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
+from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle
 from recsys.config import Config, nearest
 from recsys.evaluation import findings
@@ -39,14 +40,16 @@ def evaluate(
     max_sessions: int | None = None,
     seed: int = 42,
     progress: Progress | None = None,
+    before: Log | None = None,
 ) -> Report:
     """Replay a test log event by event and score the lists of every system.
 
     min_prefix: positive item events before the first list of a session. at: the k of the metrics.
     systems: asked beside popular, batch, session and full: "blend", sources by name, "all".
     freshness: delays ("0s", "5m", "1d") at which full is asked too. slices: by session length,
-    visitor, item. max_sessions: evaluate that many sessions, drawn by ``seed``. An interrupt
-    (Ctrl-C) ends early with a partial report. Raises EvaluationError, UnknownPlacementError.
+    visitor, item. max_sessions: evaluate that many sessions, drawn by ``seed``. before: the log
+    that precedes the test's, for aggregates that reach back into it. An interrupt (Ctrl-C) ends
+    early with a partial report. Raises EvaluationError, UnknownPlacementError.
     """
     check_question(
         bundle.config, protocol, min_prefix, at, placement, max_sessions, systems, freshness
@@ -57,12 +60,13 @@ def evaluate(
     check_point_in_time(bundle, test)
     extra = [name for name in ON_REQUEST if name in systems or "all" in systems]
     late = [seconds for seconds in delays.values() if seconds]
-    panel = Panel(bundle, placement, max(at), extra, late)
+    fold = told_to_ranker(bundle.config, *([before.frame] if before else []), test.frame)
+    panel = Panel(bundle, placement, max(at), extra, late, fold)
     tally = Tally(bundle, sorted(set(at)), panel.names)
     only = drawn(test, max_sessions, seed)
     partial = False
     try:
-        found = moments(test, bundle.config, protocol, min_prefix, only)
+        found = moments(test, bundle.config, protocol, min_prefix, only, fold)
         # One thread, as a server's worker has; BLAS threads cost more than they bring here.
         with threadpool_limits(1):
             for sample in _watched(found, len(test.frame), progress):
@@ -141,12 +145,18 @@ def check_moments(test: Log, config: Config, protocol: str, min_prefix: int) -> 
 
 
 def moments(
-    test: Log, config: Config, protocol: str, min_prefix: int, only: Collection[str] | None
+    test: Log,
+    config: Config,
+    protocol: str,
+    min_prefix: int,
+    only: Collection[str] | None,
+    fold: LogFold | None = None,
 ) -> Iterator[Sample]:
-    """The moments of a log at which a protocol asks for lists. only: ids of sessions, None: all."""
+    """The moments of a log at which a protocol asks for lists. only: ids of sessions, None: all.
+    fold: of aggregates, as in `recsys.evaluation.replay`."""
     if protocol == "user":
         return people(test.frame, config, only)
-    return samples(test.frame, config, min_prefix, only)
+    return samples(test.frame, config, min_prefix, only, fold)
 
 
 def looked_for(

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recsys.aggregate_log import LogFold
 from recsys.config import Config, EventsConfig
 from recsys.events import LOG_ONLY_TYPES, Event
 from recsys.session import Session, event_weight
@@ -26,7 +27,8 @@ class Moment:
 
     row: of the event in the log's frame. user_id: the known user of the session by now. version:
     accepted events of the session. events: of the session; user_events: of the user in any session;
-    both oldest first, capped as the store caps them, without what it keeps in its log only.
+    both oldest first, capped as the store caps them, without what it keeps in its log only. fold:
+    of aggregates, if they matter; known: how many rows of its log are.
     """
 
     row: int
@@ -35,9 +37,15 @@ class Moment:
     version: int
     events: tuple[Event, ...]
     user_events: tuple[Event, ...]
+    fold: LogFold | None = None
+    known: int = 0
 
     def session(self, config: Config) -> Session:
-        """The session that the API would build at this moment."""
+        """The session that the API would build at this moment.
+
+        Aggregates go forward only: of moments in order, whose sessions are used before the next.
+        """
+        aggregates = self.fold.advance(self.known) if self.fold else None
         return Session.from_events(
             self.events,
             self.user_events,
@@ -46,6 +54,8 @@ class Moment:
             version=self.version,
             config=config.session,
             types=config.events,
+            aggregates=aggregates,
+            own=aggregates.own(self.event.session_id, self.user_id) if aggregates else None,
         )
 
 
@@ -63,16 +73,19 @@ class Sample:
     upcoming: list[str]
 
 
-def replay(frame: pl.DataFrame, config: StoreConfig | None = None) -> Iterator[Moment]:
+def replay(
+    frame: pl.DataFrame, config: StoreConfig | None = None, fold: LogFold | None = None
+) -> Iterator[Moment]:
     """Every moment of a log, in the order of its rows, by the rules of the store's append.
 
-    frame: log columns, sorted by time. config: for its caps; nothing expires during a replay. What
-    is held of a session or user is dropped after its last event, so memory grows with the
-    visitors at one time, not with the log.
+    frame: log columns, sorted by time. config: for its caps; nothing expires during a replay. fold:
+    of aggregates, over a log that ends with the frame. What is held of a session or user is dropped
+    after its last event, so memory grows with the visitors at one time, not with the log.
     """
     config = config or StoreConfig()
     sessions: dict[str, _Held] = {}
     users: dict[str, deque[Event]] = {}
+    earlier = len(fold) - len(frame) if fold else 0
     for row, (event, session_ends, user, user_ends) in enumerate(_events(frame)):
         held = sessions.get(event.session_id)
         if held is None:
@@ -88,7 +101,16 @@ def replay(frame: pl.DataFrame, config: StoreConfig | None = None) -> Iterator[M
             held.events.append(event)
             if live is not None:
                 live.append(event)
-        yield Moment(row, event, user, held.version, tuple(held.events), tuple(live or ()))
+        yield Moment(
+            row,
+            event,
+            user,
+            held.version,
+            tuple(held.events),
+            tuple(live or ()),
+            fold,
+            earlier + row + 1,
+        )
         if session_ends:
             del sessions[event.session_id]
         if user is not None and user_ends:
@@ -100,14 +122,15 @@ def samples(
     config: Config,
     min_prefix: int = 1,
     only: Collection[str] | None = None,
+    fold: LogFold | None = None,
 ) -> Iterator[Sample]:
     """The moments after a positive item event that is not the last one of its session.
 
     min_prefix: positive item events that a session must hold. only: ids of the sessions to ask
-    for; the others are replayed too, for their users' sake.
+    for; the others are replayed too, for their users' sake. fold: as in :func:`replay`.
     """
     ahead = _Ahead.of(frame, config.events)
-    for moment in replay(frame):
+    for moment in replay(frame, fold=fold):
         first, here, end = ahead.around(moment.row)
         prefix = here - first + 1
         if here < 0 or here + 1 == end or prefix < min_prefix:
@@ -117,19 +140,19 @@ def samples(
             yield Sample(moment, prefix, items[first : here + 1], items[here + 1 : end])
 
 
-def openings(frame: pl.DataFrame, config: Config) -> Iterator[Sample]:
+def openings(frame: pl.DataFrame, config: Config, fold: LogFold | None = None) -> Iterator[Sample]:
     """The moments before the first event of each session whose user is known from it on.
 
     The session is empty; the user's events in other sessions are what they were by then.
     """
     ahead = _Ahead.of(frame, config.events)
-    for moment in replay(frame):
+    for moment in replay(frame, fold=fold):
         first, _, end = ahead.around(moment.row)
         user = moment.event.user_id
         if moment.version > 1 or user is None or first < 0:
             continue
         earlier = tuple(e for e in moment.user_events if e.session_id != moment.event.session_id)
-        before = replace(moment, version=0, events=(), user_events=earlier)
+        before = replace(moment, version=0, events=(), user_events=earlier, known=moment.known - 1)
         yield Sample(before, 0, [], ahead.items[first:end])
 
 

@@ -16,6 +16,7 @@ from itertools import islice
 from time import perf_counter_ns
 
 from recsys import rules
+from recsys.aggregate_log import LogFold
 from recsys.bundle import Bundle
 from recsys.config import nearest
 from recsys.evaluation.freshness import stale
@@ -67,7 +68,8 @@ class Panel:
     """Asks ``recommend`` on behalf of every system.
 
     n: the length of the lists. extra: of ON_REQUEST. delays: seconds by which ``full`` also lags,
-    each above 0. names: of the lists of an answer, in order.
+    each above 0. fold: of aggregates, to lag
+    with them. names: of the lists of an answer, in order.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Panel:
         n: int,
         extra: Sequence[str] = (),
         delays: Sequence[float] = (),
+        fold: LogFold | None = None,
     ) -> None:
         self.bundle = bundle
         self.request = Request(n=n, placement=placement)
@@ -85,6 +88,7 @@ class Panel:
         self.placement = bundle.config.placements[placement]
         self.told_all = [self._ranked_by(name) for name in extra]
         self.delays = delays
+        self.folds = {seconds: fold.again() for seconds in delays} if fold else {}
         self.mixes = {mix: self._ranked_by(mix) for mix in MIXES}
         if not len(bundle.users):
             self.mixes = {mix: self.mixes[mix] for mix in STRANGER_MIXES}
@@ -137,11 +141,14 @@ class Panel:
     def _stale(self, sample: Sample, full: Rows, barred: tuple[str, ...]) -> list[Rows]:
         """``full`` for each delay; asked once where two delays hide the same events."""
         now = sample.moment
-        seen = {(len(now.events), len(now.user_events)): full}
+        seen = {(len(now.events), len(now.user_events), now.known): full}
         lists = []
         for seconds in self.delays:
             then = stale(now, seconds)
-            key = len(then.events), len(then.user_events)
+            if self.folds:
+                fold = self.folds[seconds]
+                then = replace(then, fold=fold, known=fold.before(now.event.timestamp - seconds))
+            key = len(then.events), len(then.user_events), then.known
             if key not in seen:
                 seen[key] = self._list(self.bundle, then.session(self.bundle.config), barred)
             lists.append(seen[key])

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from recsys import training
+from recsys import features, training
 from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.logs import Log
@@ -46,7 +46,8 @@ class Ranked:
         examples = self._examples_of(config)
         if len(examples.groups) < config.ranker.min_requests:
             return replace(self.whole, config=config)  # too few candidates: the blend ranks
-        ranker = training.learn(examples, config)
+        # Questions are asked in any order, and aggregates go forward only.
+        ranker = training.learn(examples, config, without=features.live_features(config.aggregate))
         facts = replace(self.whole.facts, features=ranker.features, openings=ranker.openings)
         return replace(self.whole, config=config, forest=ranker.forest, facts=facts)
 

@@ -21,6 +21,7 @@ from recsys.logs import log_from_frame
 from recsys.registry import Registry
 from recsys.training import train
 from tests.synthetic import START, checkerboard, log_frame, small_config
+from tests.test_point_in_time import LIVE
 from tests.test_training import RANKED
 
 PLACEMENTS = list(Config().placements)
@@ -30,8 +31,9 @@ LATER = START + 10_000.0  # after everything in the training log
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     """Known users and a forest that ranks: every tier but the blend's occurs."""
-    trained = train(checkerboard(), small_config(**RANKED))
+    trained = train(checkerboard(), small_config(**RANKED, aggregate=LIVE))
     assert trained.facts.ranker.startswith("forest of")
+    assert {"live_trending", "live_of_user", "live_of_session"} <= trained.facts.features.keys()
     return trained
 
 

@@ -17,6 +17,7 @@ from recsys.recommend import Request
 from recsys.session import Session
 from recsys.training import train
 from tests.synthetic import small_config
+from tests.test_point_in_time import LIVE
 from tests.test_training import RANKED, circle
 
 # Where the walk goes on is known to the transitions alone.
@@ -25,7 +26,7 @@ ONLY = dict.fromkeys(retrieval.SOURCES, 0) | {"transitions": 3, "popular": 1}
 
 @pytest.fixture(scope="module")
 def parts() -> tuple[Bundle, Log, Log]:
-    config = small_config(**RANKED, retrieval=ONLY)
+    config = small_config(**RANKED, retrieval=ONLY, aggregate=LIVE[:1])
     cut = split(log_from_frame(circle(400)), "0.2")
     return train(cut.train, config), cut.train, cut.test
 
@@ -53,7 +54,8 @@ def test_what_is_needed_is_missed(parts: tuple[Bundle, Log, Log]) -> None:
 def test_every_part_that_is_on_has_a_row(parts: tuple[Bundle, Log, Log]) -> None:
     """Sources with candidates and all groups of features there are, each with all figures."""
     rows = asked(parts)
-    assert set(rows) == {"transitions", "popular", *features.GROUPS} - {"whole", "past", "kinds"}
+    groups = features.groups_of(parts[0].config).keys() - {"whole", "past", "kinds"}
+    assert set(rows) == {"transitions", "popular", *groups}
     for row in rows.values():
         assert set(row["figures"]) == {f"{name}@1" for name in METRICS} == set(row["difference"])
 
