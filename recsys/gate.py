@@ -24,9 +24,9 @@ from recsys.bundle import Bundle, Facts
 from recsys.config import Config
 from recsys.evaluation.evaluate import cluster, drawn, looked_for, moments
 from recsys.evaluation.findings import FEW_CLUSTERS
-from recsys.evaluation.split import Split, has_order, split, when
+from recsys.evaluation.split import Split, check_order, has_order, split, when
 from recsys.evaluation.systems import Panel
-from recsys.events import InputError
+from recsys.events import LOG_ONLY_TYPES, InputError
 from recsys.index import Index
 from recsys.interactions import Sequences, fold
 from recsys.logs import Log
@@ -47,9 +47,9 @@ from recsys.training import simultaneous
 
 METRIC, AT = "ndcg", 20
 
-# The window where none is asked for: the newest 5 % of the events, but enough of them to tell
-# bundles apart and no more than that takes, as what is in it is not in the bundle; of a small log
-# a fifth at most.
+# The window where none is asked for: the newest 5 % of what visitors did, but enough to tell
+# bundles apart and no more than that takes, as what is in it is not in the bundle; of a small log a
+# fifth at most.
 SHARE, FEWEST_EVENTS, MOST_EVENTS, LARGEST_SHARE = 0.05, 2_000, 20_000, 0.2
 
 MOST_SESSIONS = 10_000  # of a window, drawn: about a minute of replay
@@ -118,9 +118,16 @@ def held_out(log: Log, window: str | None = None) -> Split:
     window: as in `recsys.evaluation.split.split`; None: the newest part with enough requests.
     Raises EvaluationError.
     """
-    events = max(1, len(log.frame))
-    wanted = min(max(SHARE * events, FEWEST_EVENTS), MOST_EVENTS)
-    return split(log, window or f"{min(wanted / events, LARGEST_SHARE):.4f}")
+    return split(log, window or f"{_share(log.frame):.6f}")
+
+
+def _share(frame: pl.DataFrame) -> float:
+    """The share of all events that the window takes."""
+    # What was shown or searched for asks for nothing, and may be most of a log.
+    asking = (~frame["type"].is_in(sorted(LOG_ONLY_TYPES))).arg_true()
+    wanted = min(max(SHARE * len(asking), FEWEST_EVENTS), MOST_EVENTS)
+    wanted = min(wanted, LARGEST_SHARE * len(asking))
+    return 1 - int(asking[-round(wanted)]) / len(frame) if wanted >= 1 else LARGEST_SHARE
 
 
 def judge(
@@ -138,13 +145,14 @@ def judge(
     It is refused if it has seen the window; if it is worse than the active bundle, by the interval
     or by more than TOLERANCE; if it is not better than popularity and session-kNN, by the interval.
     Where the order of a session's events tells nothing, as in baskets, session-kNN is at a loss
-    itself, and no worse than it will do. ``tick`` is called once a request. Raises
-    UnknownPlacementError.
+    itself, and no worse than it will do. ``tick`` is called once a request. Raises EvaluationError
+    where the window is not later than ``past``, UnknownPlacementError.
 
     An active bundle that has seen part of the window is compared on the sessions that began after
     that part; where they are too few, the candidate waits. A candidate that has seen the window is
     known by its cut-off, whatever that says by items with more interest in it than ``past`` holds.
     """
+    check_order(past, window)
     yardsticks = fit_yardsticks(past, candidate.config, placement)
     verdict = Verdict(
         candidate=candidate.version,

@@ -9,7 +9,7 @@ import pytest
 from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.evaluation.evaluate import evaluate
-from recsys.evaluation.split import Split, split
+from recsys.evaluation.split import EvaluationError, Split, split
 from recsys.gate import TOLERANCE, Comparison, Verdict, fit_yardsticks, held_out, judge, not_worse
 from recsys.logs import Log, log_from_frame
 from recsys.metrics import Estimate
@@ -229,8 +229,27 @@ def test_without_times(newer: Bundle, active: Bundle, cut: Split) -> None:
 @pytest.mark.parametrize(("events", "share"), [(100, 0.2), (20_000, 0.1), (500_000, 0.04)])
 def test_the_window_unless_asked_for(events: int, share: float) -> None:
     """Its share falls as the log grows; a wish is heard."""
-    every = pl.int_range(events, eager=True)
-    frame = pl.DataFrame({"timestamp": every.cast(pl.Float64), "session_id": every.cast(pl.String)})
-    log = Log(frame, events, {}, "time", [])
+    log = bare(["view"] * events)
     assert len(held_out(log).test.frame) == pytest.approx(share * events, abs=1)
     assert held_out(log, "0.3").cut == split(log, "0.3").cut
+
+
+def test_what_was_only_shown_is_no_part_of_a_window() -> None:
+    """It holds as many clicks as in a log without impressions."""
+    shown = bare([*["view"] * 20_000, *["impression", "impression", "view"] * 20_000])
+    window = held_out(shown).test.frame
+    assert (window["type"] == "view").sum() == pytest.approx(2_000, abs=1)
+    assert len(held_out(bare(["search"] * 100)).test.frame) == 20
+
+
+def bare(types: list[str]) -> Log:
+    """Events of so many sessions, a second apart."""
+    every = pl.int_range(len(types), eager=True)
+    frame = pl.DataFrame({"timestamp": every.cast(pl.Float64), "session_id": every.cast(pl.String)})
+    return Log(frame.with_columns(type=pl.Series(types)), len(types), {}, "time", [])
+
+
+def test_a_window_is_later(newer: Bundle, log: Log, cut: Split) -> None:
+    """What precedes it is not to reach into it."""
+    with pytest.raises(EvaluationError, match="cut the logs apart"):
+        judge(newer, None, log, cut.test)
