@@ -52,7 +52,9 @@ METRIC, AT = "ndcg", 20
 # fifth at most.
 SHARE, FEWEST_EVENTS, MOST_EVENTS, LARGEST_SHARE = 0.05, 2_000, 20_000, 0.2
 
-MOST_SESSIONS = 10_000  # of a window, drawn: about a minute of replay
+# About so many requests of a window are judged, of sessions drawn whole: intervals of a hundredth,
+# in a minute or two.
+MOST_REQUESTS = 10_000
 FEW_REQUESTS = 300  # below which nothing is judged: the interval would hold any difference
 
 # Relative loss against the active bundle that is too much even where it may be chance. Few requests
@@ -123,11 +125,22 @@ def held_out(log: Log, window: str | None = None) -> Split:
 
 def _share(frame: pl.DataFrame) -> float:
     """The share of all events that the window takes."""
-    # What was shown or searched for asks for nothing, and may be most of a log.
-    asking = (~frame["type"].is_in(sorted(LOG_ONLY_TYPES))).arg_true()
+    asking = _asking(frame).arg_true()
     wanted = min(max(SHARE * len(asking), FEWEST_EVENTS), MOST_EVENTS)
     wanted = min(wanted, LARGEST_SHARE * len(asking))
     return 1 - int(asking[-round(wanted)]) / len(frame) if wanted >= 1 else LARGEST_SHARE
+
+
+def _asking(frame: pl.DataFrame) -> pl.Series:
+    """Which events may ask for a list: what was shown or searched for does not, and may be most."""
+    return ~frame["type"].is_in(sorted(LOG_ONLY_TYPES))
+
+
+def _judged(window: Log) -> int:
+    """How many of the window's sessions are judged."""
+    sessions = window.frame["session_id"].n_unique()
+    asking = int(_asking(window.frame).sum())
+    return sessions if asking <= MOST_REQUESTS else -(-MOST_REQUESTS * sessions // asking)
 
 
 def judge(
@@ -275,7 +288,7 @@ def _answers(
     seed: int,
     tick: Callable[[], None],
 ) -> _Answers:
-    """Ask all systems at every moment of the window, or of MOST_SESSIONS of its sessions.
+    """Ask all systems at every moment of the window, or of as many sessions as are judged.
 
     panel: of the yardsticks. What is looked for, and what the placement takes out of all lists,
     follows from them: nothing that a candidate has learned can spare it a question.
@@ -286,7 +299,7 @@ def _answers(
     starts = dict(started.iter_rows())
     values, visitors, begun = [], [], []
     with threadpool_limits(1):
-        for sample in moments(window, config, protocol, 1, drawn(window, MOST_SESSIONS, seed)):
+        for sample in moments(window, config, protocol, 1, drawn(window, _judged(window), seed)):
             tick()
             session = sample.moment.session(yardsticks.config)
             barred, targets = looked_for(panel, sample, session, protocol)
@@ -429,9 +442,9 @@ def _notes(window: Log) -> list[str]:
         "the window is not in the bundle: what was measured is what is served; it is in the next "
         "training"
     ]
-    sessions = window.frame["session_id"].n_unique()
-    if sessions > MOST_SESSIONS:
-        notes.append(f"{MOST_SESSIONS:,} of the window's {sessions:,} sessions were drawn")
+    sessions, judged = window.frame["session_id"].n_unique(), _judged(window)
+    if judged < sessions:
+        notes.append(f"{judged:,} of the window's {sessions:,} sessions were drawn")
     if window.clock == "rows":
         notes.append("no times in the log: that the window is later rests on the order of its rows")
     return notes

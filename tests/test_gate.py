@@ -6,6 +6,7 @@ import json
 import polars as pl
 import pytest
 
+from recsys import gate
 from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.evaluation.evaluate import evaluate
@@ -150,6 +151,17 @@ def test_too_few_requests_tell_nothing(newer: Bundle, active: Bundle, cut: Split
     assert (second.passed, second.judged) == (False, False)
     for verdict in (first, second):
         assert verdict.reasons[0].startswith("not judged: the window has 100 requests of 20 vis")
+
+
+def test_of_a_large_window_sessions_are_drawn(
+    newer: Bundle, cut: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole ones, so many as give the requests wanted, and it is said."""
+    monkeypatch.setattr(gate, "MOST_REQUESTS", 420)
+    verdict = judge(newer, None, cut.train, cut.test)
+    assert verdict.compared["popularity"].visitors == 70  # of six events each
+    assert verdict.compared["popularity"].requests == 350
+    assert verdict.notes[-1] == "70 of the window's 120 sessions were drawn"
 
 
 def test_no_requests_tell_nothing(newer: Bundle, active: Bundle, cut: Split) -> None:
