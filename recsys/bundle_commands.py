@@ -30,10 +30,15 @@ def _list(registry: Registry, versions: list[str], _keep: int, console: Console)
         "bundle", "trained", "events", "users", "items", "ranking", "", title_justify="left"
     )
     for version in registry.versions():
-        row = {"bundle": version, "active": version == active, **_summary(registry, version)}
+        row = {
+            "bundle": version,
+            "active": version == active,
+            "refused": registry.refused(version),
+            **_summary(registry, version),
+        }
         rows.append(row)
         counts = [_text(row[name]) for name in ("events", "users", "items")]
-        mark = "active" if row["active"] else ""
+        mark = "active" if row["active"] else "refused" if row["refused"] else ""
         table.add_row(version, row["trained"], *counts, row["ranker"], mark)
     console.print(table if rows else f"no bundle in {registry.path} yet: recsys train LOG")
     return {"active": active, "previous": registry.previous(), "bundles": rows}
@@ -48,7 +53,13 @@ def _show(registry: Registry, versions: list[str], _keep: int, console: Console)
     for name, value in _flat(shown).items():
         table.add_row(name, _text(value))
     console.print(table)
-    return {**shown, "features": manifest["facts"]["features"], "config": manifest["config"]}
+    gate = registry.verdict(versions[0])
+    if gate:
+        word = "passed" if gate["passed"] else "refused"
+        for reason in gate["reasons"]:
+            console.print(f"gate {word}: {reason}", highlight=False, markup=False)
+    facts = {"features": manifest["facts"]["features"], "config": manifest["config"]}
+    return {**shown, "gate": gate, **facts}
 
 
 def _diff(registry: Registry, versions: list[str], _keep: int, console: Console) -> dict[str, Any]:
@@ -76,6 +87,8 @@ def _activate(
     _expect(versions, 1, "activate BUNDLE")
     before = registry.active()
     registry.activate(versions[0])
+    if registry.refused(versions[0]):
+        console.print("[yellow]the gate had refused it; `recsys bundles show` says why[/]")
     console.print(f"{versions[0]} is active, after {before or 'none'}", highlight=False)
     return {"active": versions[0], "before": before}
 

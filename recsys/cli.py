@@ -52,20 +52,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """`recsys train`: log -> bundle -> published."""
+    from recsys.evaluation.split import EvaluationError
+    from recsys.evaluation.tables import verdict_table
+    from recsys.gate import held_out, judge_by
     from recsys.registry import Registry, RegistryError
+    from recsys.training import Stages
     from recsys.training import train as train_bundle
 
+    if arguments.window and not arguments.gate:
+        raise EvaluationError("--window: only --gate holds one out; give both, or neither")
     seconds: dict[str, float] = {}
     start = perf_counter()
     config = _config(arguments)
     rejects = arguments.rejects or arguments.data_dir / "rejects.jsonl"
     log = _load(arguments.log, arguments, config, rejects)
+    cut = held_out(log, arguments.window) if arguments.gate else None
     seconds["load"] = round(perf_counter() - start, 3)
+    registry, verdict = Registry(arguments.data_dir / "bundles"), None
     with progress_bars() as progress:
-        bundle = train_bundle(log, config, progress, seconds)
+        bundle = train_bundle(cut.train if cut else log, config, progress, seconds)
+        if cut:
+            with Stages(progress, seconds).of("gate", len(cut.test.frame)) as tick:
+                verdict = judge_by(cut, bundle, registry, seed=config.training.seed, tick=tick)
         published = perf_counter()
+        found = verdict.to_dict() if verdict else None
         try:
-            Registry(arguments.data_dir / "bundles").publish(bundle)
+            registry.publish(bundle, found)
         except RegistryError as error:
             raise RuntimeError(str(error)) from error
         seconds["publish"] = round(perf_counter() - published, 3)
@@ -82,11 +94,19 @@ def train(arguments: argparse.Namespace) -> int:
         "ranker": facts.ranker,
         "seconds": seconds,
         "metrics": facts.metrics,
-        "notes": log.notes,
+        "notes": [*log.notes, *(verdict.notes if verdict else ())],
+        "gate": found,
     }
-    _show_summary(summary, arguments.data_dir)
+    serves = verdict is None or verdict.passed
+    _show_summary(summary)
+    if verdict:
+        console.print(verdict_table(verdict))
+    if serves:
+        console.print(f"next: recsys serve --data-dir {arguments.data_dir}", highlight=False)
+    else:
+        console.print("[yellow]kept aside: recsys bundles list, show or activate it[/]")
     _print_json(arguments, summary)
-    return OK
+    return OK if serves else FAILED
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -256,6 +276,17 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = _command(commands, "train", train, "recsys train clicks.csv --data-dir data")
     sub.add_argument("log", nargs="+", help="log files, folders or globs")
+    sub.add_argument(
+        "--gate",
+        action="store_true",
+        help="train without the newest part of the log, judge by it, and keep aside what is worse "
+        "than the active bundle or no better than popularity and session-kNN; status 1 if so",
+    )
+    sub.add_argument(
+        "--window",
+        help="what --gate judges by, at the log's end: a period (1d) or a share (0.1); "
+        "default: 5%%, at least 2,000 events and at most 20,000",
+    )
     _add_log_options(sub)
     _add_data_dir(sub)
 
@@ -467,7 +498,7 @@ def progress_bars() -> Progress:
     )
 
 
-def _show_summary(summary: dict[str, Any], data_dir: Path) -> None:
+def _show_summary(summary: dict[str, Any]) -> None:
     table = Table(title=f"bundle {summary['bundle']}", show_header=False, title_justify="left")
     events = summary["events"]
     table.add_row("events read", f"{events['read']:,}")
@@ -484,7 +515,6 @@ def _show_summary(summary: dict[str, Any], data_dir: Path) -> None:
     console.print(table)
     for note in summary["notes"]:
         console.print(f"[dim]{note}[/]", highlight=False)
-    console.print(f"next: recsys serve --data-dir {data_dir}", highlight=False)
 
 
 def _print_json(arguments: argparse.Namespace, summary: dict[str, Any]) -> None:

@@ -193,6 +193,11 @@ def bootstrap_means(
     return means
 
 
+def mean(values: Floats, draws: Floats) -> Estimate:
+    """Mean with the percentile interval of its resamples. values: [samples]. draws: [draws]."""
+    return _estimate(float(values.mean()), draws)
+
+
 def difference(baseline: Floats, better: Floats, draws: Floats) -> Estimate:
     """Mean of ``better`` - ``baseline`` with the percentile interval of its resamples.
 

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from recsys.events import InputError
 POINTER = "CURRENT"
 # Every activation and rollback, a line each: Unix seconds, what, version.
 HISTORY = "HISTORY"
+# What the gate found of a version, VERDICTS/<version>.json; a bundle's own folder never changes.
+VERDICTS = "VERDICTS"
 ACTIVATED, ROLLED_BACK = "activated", "rolled-back-to"
 
 
@@ -62,12 +64,15 @@ class Registry:
             raise RegistryError(self._no_bundle(version))
         return bundles.load(folder)
 
-    def publish(self, bundle: Bundle) -> str:
+    def publish(self, bundle: Bundle, verdict: Mapping[str, Any] | None = None) -> str:
         """Write a bundle and make it the active one; returns its version.
 
+        verdict: what the gate found, plain JSON values. Where its "passed" is false the bundle is
+        kept aside: there for a person to activate, never active by itself.
+
         At any moment the pointer names a whole bundle: the folder is written aside, flushed,
-        renamed, and only then named. Raises RegistryError when the disk does not take it; the
-        active bundle stays.
+        renamed, and only then named; a verdict is there before its bundle. Raises RegistryError
+        when the disk does not take it; the active bundle stays.
         """
         with _explained(self.path, self.active()):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -76,11 +81,30 @@ class Registry:
             aside.mkdir()
             try:
                 bundles.save(bundle, aside)
+                if verdict is not None:
+                    self._write_verdict(bundle.version, verdict)
                 self._place(aside, bundle.version)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
-            self.activate(bundle.version)
+            if verdict is None or verdict["passed"]:
+                self.activate(bundle.version)
         return bundle.version
+
+    def verdict(self, version: str) -> dict[str, Any] | None:
+        """What the gate found of a version, None where it was not asked. Raises RegistryError."""
+        path = self._verdict_of(version)
+        try:
+            found: dict[str, Any] = orjson.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise RegistryError(f"{path}: no readable verdict: {error}; remove the file") from error
+        return found
+
+    def refused(self, version: str) -> bool:
+        """Whether the gate kept a version aside. Raises RegistryError."""
+        verdict = self.verdict(version)
+        return verdict is not None and not verdict["passed"]
 
     def activate(self, version: str) -> None:
         """Point to a published version. Raises RegistryError."""
@@ -127,6 +151,7 @@ class Registry:
             # Out of sight first: a half-removed folder is no bundle.
             aside = self.path / f".prune-{os.getpid()}-{version}"
             (self.path / version).rename(aside)
+            self._verdict_of(version).unlink(missing_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
         return removed
 
@@ -154,17 +179,30 @@ class Registry:
     def _point(self, version: str, what: str) -> None:
         if not (self.path / version / bundles.MANIFEST).exists():
             raise RegistryError(self._no_bundle(version))
-        pointer = self.path / f".{POINTER}-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            pointer.write_text(version + "\n")
-            bundles.fsync(pointer)
-            pointer.rename(self.path / POINTER)
-        finally:
-            pointer.unlink(missing_ok=True)
+        self._write(self.path / POINTER, f"{version}\n".encode())
         with (self.path / HISTORY).open("a") as history:
             history.write(f"{time.time():.3f} {what} {version}\n")
         bundles.fsync(self.path / HISTORY)
         bundles.fsync(self.path)
+
+    def _verdict_of(self, version: str) -> Path:
+        return self.path / VERDICTS / f"{version}.json"
+
+    def _write_verdict(self, version: str, verdict: Mapping[str, Any]) -> None:
+        (self.path / VERDICTS).mkdir(exist_ok=True)
+        self._write(self._verdict_of(version), orjson.dumps(verdict, option=orjson.OPT_INDENT_2))
+        for folder in (self.path / VERDICTS, self.path):
+            bundles.fsync(folder)
+
+    def _write(self, target: Path, data: bytes) -> None:
+        """Put a file in its place, whole: written aside, flushed, renamed."""
+        aside = self.path / f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            aside.write_bytes(data)
+            bundles.fsync(aside)
+            aside.rename(target)
+        finally:
+            aside.unlink(missing_ok=True)
 
     def _place(self, aside: Path, version: str) -> None:
         target = self.path / version

@@ -63,6 +63,18 @@ def two_worlds(sessions: int, *, known: bool = False, kind: str = "view") -> pl.
     return log_frame(rows)
 
 
+def walks(sessions: int, items: int = 60, length: int = 6) -> pl.DataFrame:
+    """Sessions that go from an item to the one after it, but three times in ten to any."""
+    rng = np.random.default_rng(5)
+    rows: list[dict[str, object]] = []
+    for s in range(sessions):
+        at = int(rng.integers(items))
+        for _ in range(length):
+            rows.append({"session_id": f"s{s}", "item_id": f"i{at}"})
+            at = (at + 1) % items if rng.random() < 0.7 else int(rng.integers(items))
+    return log_frame(rows)
+
+
 def returning(users: int = 40) -> pl.DataFrame:
     """The checkerboard with all first sessions before all second ones: everybody comes back."""
     frame = checkerboard(users)

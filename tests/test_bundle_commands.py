@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from recsys.cli import main
+from recsys.registry import Registry
 from tests.synthetic import checkerboard
 
 CONFIG = "[embedding]\nembedding_size = 8\nepochs = {epochs}\n"
@@ -63,6 +64,31 @@ def test_what_differs(trained: tuple[str, str], capsys: pytest.CaptureFixture[st
     assert found.pop("config.embedding.epochs") == [2, 3]
     assert not [name for name in found if name.startswith("config.")]
     assert said(capsys, "diff", first, first)["differences"] == {}
+
+
+def test_what_the_gate_kept_aside(
+    trained: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is listed as refused, shown with the reasons, and active once a person says so."""
+    first, second = trained
+    registry = Registry(Path("data/bundles"))
+    verdict = {"passed": False, "reasons": ["worse than popularity [0.1]"]}
+    registry.activate(first)
+    registry.publish(registry.load(second), verdict)
+    listed = said(capsys, "list")
+    assert listed["active"] == first
+    assert [b["refused"] for b in listed["bundles"]] == [False, True]
+    assert said(capsys, "show", first)["gate"] is None
+    assert said(capsys, "show", second)["gate"] == verdict
+    for words, text in (
+        (["list"], "refused"),
+        (["show", second], "gate refused: worse than popularity [0.1]"),
+        (["activate", second], "the gate had refused it"),
+        (["list"], "active"),
+    ):
+        assert main(["bundles", *words]) == 0
+        assert text in " ".join(capsys.readouterr().err.split())
+    assert registry.active() == second
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 
 from recsys.cli import main
 from recsys.config import load_config
-from tests.synthetic import checkerboard
+from tests.synthetic import checkerboard, walks
 
 CONFIG = "[embedding]\nembedding_size = 8\nepochs = 3\n"
+QUICK = "[ranker]\nenabled = false\n[session_embedding]\nembedding_size = 8\nepochs = 1\n"
 
 
 @pytest.fixture
@@ -39,6 +40,59 @@ def test_train_publishes_and_accounts_for_every_row(
     assert (summary["users"], summary["items"], summary["sessions"]) == (40, 20, 80)
     assert Path("d/bundles/CURRENT").read_text().strip() == summary["bundle"]
     assert {"load", "embedding", "publish", "total"} <= set(summary["seconds"])  # type: ignore[call-overload]
+
+
+def gated(log: str, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    """Train behind the gate; the status and the JSON."""
+    status = main(["train", log, "--gate", "--config", "small.toml", *words, "--json"])
+    return status, last_line(capsys)
+
+
+def test_the_gate_stands_before_publication(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is good is active, what is not is kept aside with status 1, and another run of what is
+    good takes over; no file is touched by hand."""
+    Path("small.toml").write_text(CONFIG + QUICK)
+    pointer = Path("data/bundles/CURRENT")
+    frame = walks(450)
+    frame.head(2000).write_parquet("early.parquet")
+    frame.write_parquet("whole.parquet")
+    seed = pl.col("item_id").shuffle(seed=3)
+    frame.with_columns(seed).write_parquet("shuffled.parquet")
+
+    status, first = gated("early.parquet", capsys)
+    assert (status, first["gate"]["passed"]) == (0, True)
+    assert pointer.read_text().strip() == first["bundle"]
+    assert "gate" in first["seconds"]
+    assert first["notes"][-1].startswith("the window is not in the bundle")
+
+    status, bad = gated("shuffled.parquet", capsys)
+    assert (status, bad["gate"]["passed"]) == (1, False)
+    assert pointer.read_text().strip() == first["bundle"]
+    assert any("not better than popularity" in reason for reason in bad["gate"]["reasons"])
+    assert main(["bundles", "list", "--json"]) == 0
+    listed: list[dict[str, Any]] = last_line(capsys)["bundles"]  # type: ignore[assignment]
+    assert [(b["active"], b["refused"]) for b in listed] == [(True, False), (False, True)]
+
+    status, second = gated("whole.parquet", capsys)
+    assert status == 0, second["gate"]["reasons"]
+    assert second["gate"]["active"] == first["bundle"]
+    assert pointer.read_text().strip() == second["bundle"]
+    assert main(["bundles", "rollback"]) == 0
+    assert pointer.read_text().strip() == first["bundle"]
+
+
+def test_the_gate_without_much_to_judge_by(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first bundle is active unjudged, the next waits; damaged, the first is no hindrance."""
+    Path("small.toml").write_text(CONFIG + QUICK)
+    status, first = gated(str(log), capsys)
+    assert (status, first["gate"]["passed"], first["gate"]["judged"]) == (0, True, False)
+    status, second = gated(str(log), capsys, "--window", "0.3")
+    assert (status, second["gate"]["passed"], second["gate"]["judged"]) == (1, False, False)
+    assert second["gate"]["window"]["events"] > first["gate"]["window"]["events"]
+    (Path("data/bundles") / str(first["bundle"]) / "manifest.json").write_text("{")
+    status, third = gated(str(log), capsys, "--window", "0.3")
+    assert (status, third["gate"]["active"]) == (0, None)
+    assert any("the active bundle is not compared" in note for note in third["notes"])
 
 
 def test_evaluate_compares_systems(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +176,8 @@ def test_tune_writes_what_it_found_and_goes_on(
         (["train", "clicks.parquet", "--columns", "item_id=itm_id"], "item_id"),
         (["train", "clicks.parquet", "--config", "none.toml"], "cannot be read"),
         (["train", "clicks.parquet", "--config", "ivfpq.toml"], "ivfpq needs 256 items"),
+        (["train", "clicks.parquet", "--window", "1d"], "--window: only --gate holds one out"),
+        (["train", "clicks.parquet", "--gate", "--window", "2y"], "'2y' is neither a period"),
         (["tune", "clicks.parquet", "--holdout", "0.001"], "too short to tune on"),
         (["tune", "clicks.parquet", "--placement", "defalt"], "did you mean 'default'"),
         (["tune", "clicks.parquet", "--minutes", "0"], "--minutes: must be above 0, got 0"),

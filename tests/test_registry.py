@@ -1,8 +1,10 @@
 """Which bundle serves: activation, rollback, pruning."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +77,115 @@ def test_unknown_versions_are_named(shelf: tuple[Registry, list[str]]) -> None:
         with pytest.raises(RegistryError, match=f"did you mean '{versions[0]}'.*{versions[3]}"):
             asked(close)
     assert registry.active() == versions[3]
+
+
+REFUSED = {"passed": False, "reasons": ["worse than the active bundle"]}
+PASSED = {"passed": True, "reasons": ["better than popularity"]}
+
+
+@pytest.fixture
+def other(bundle: Bundle) -> Bundle:
+    """A bundle that is on no shelf yet."""
+    return sealed(dataclasses.replace(bundle, facts=dataclasses.replace(bundle.facts, clock="?")))
+
+
+def test_what_is_refused_is_kept_aside(shelf: tuple[Registry, list[str]], other: Bundle) -> None:
+    """It is there with its verdict, another serves, and no rollback goes to it."""
+    registry, versions = shelf
+    registry.publish(other, REFUSED)
+    assert registry.versions()[-1] == other.version
+    assert registry.active() == versions[-1]
+    assert (registry.refused(other.version), registry.verdict(other.version)) == (True, REFUSED)
+    assert registry.load(other.version).version == other.version
+    assert [registry.rollback() for _ in versions[1:]] == versions[-2::-1]
+    with pytest.raises(RegistryError, match="no bundle was active before"):
+        registry.rollback()
+
+
+def test_the_first_may_be_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """Then there is a bundle and none is active."""
+    registry = Registry(tmp_path / "bundles")
+    registry.publish(bundle, REFUSED)
+    assert (registry.versions(), registry.active()) == ([bundle.version], None)
+
+
+def test_a_person_may_activate_what_was_refused(
+    shelf: tuple[Registry, list[str]], other: Bundle
+) -> None:
+    """The verdict stays, and from then on a rollback may go to it."""
+    registry, versions = shelf
+    registry.publish(other, REFUSED)
+    registry.activate(other.version)
+    assert registry.load().version == other.version
+    assert registry.refused(other.version)
+    assert registry.rollback() == versions[-1]
+    registry.activate(versions[0])
+    registry.activate(other.version)
+    registry.activate(versions[1])
+    assert registry.rollback() == other.version
+
+
+def test_what_passes_is_active_and_keeps_its_verdict(
+    shelf: tuple[Registry, list[str]], other: Bundle
+) -> None:
+    """Also what an earlier verdict refused; what was not judged has none."""
+    registry, versions = shelf
+    registry.publish(other, REFUSED)
+    registry.publish(other, PASSED)
+    assert registry.active() == other.version
+    assert (registry.refused(other.version), registry.verdict(other.version)) == (False, PASSED)
+    assert registry.verdict(versions[0]) is None
+
+
+def test_what_was_refused_is_pruned_like_others(
+    shelf: tuple[Registry, list[str]], other: Bundle
+) -> None:
+    """With its verdict."""
+    registry, (*_, previous, active) = shelf
+    registry.publish(other, REFUSED)
+    assert registry.prune(1) == shelf[1][:2]
+    assert registry.versions() == [previous, active, other.version]
+    assert registry.prune(0) == [other.version]
+    assert registry.verdict(other.version) is None
+
+
+@pytest.mark.parametrize("verdict", [REFUSED, PASSED], ids=["refused", "passed"])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_a_crash_on_the_way(
+    verdict: dict[str, Any],
+    steps: int,
+    shelf: tuple[Registry, list[str]],
+    other: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After any step no bundle is there without its verdict, and none but a passed one active."""
+    registry, versions = shelf
+    rename, done = Path.rename, []
+
+    def some(path: Path, target: Path) -> Path:
+        if len(done) == steps:
+            raise SystemExit("killed")
+        done.append(target.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", some)
+    killed = steps < (3 if verdict["passed"] else 2)
+    with pytest.raises(SystemExit) if killed else contextlib.nullcontext():
+        registry.publish(other, verdict)
+    monkeypatch.undo()
+    assert done == [f"{other.version}.json", other.version, "CURRENT"][: len(done)]
+    if other.version in registry.versions():
+        assert registry.verdict(other.version) == verdict
+    whole = verdict["passed"] and not killed
+    assert registry.active() == (other.version if whole else versions[-1])
+    registry.publish(other, verdict)
+    assert not list(registry.path.glob("**/.*"))
+
+
+def test_a_damaged_verdict_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    """With what to do about it."""
+    registry = Registry(tmp_path / "bundles")
+    registry.publish(bundle, REFUSED)
+    (registry.path / "VERDICTS" / f"{bundle.version}.json").write_text("{")
+    with pytest.raises(RegistryError, match=r"no readable verdict: .*; remove the file"):
+        registry.refused(bundle.version)

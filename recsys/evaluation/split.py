@@ -56,7 +56,7 @@ def split(log: Log, test: str = DEFAULT_TEST) -> Split:
     train = log.frame.filter(time < cut)
     later = log.frame.filter(time >= cut, start >= cut)
     straddling = log.frame.filter(time >= cut, start < cut)
-    notes = [f"test: sessions from {_when(log.clock, cut)} on ({_chosen(log.clock, test)})"]
+    notes = [f"test: sessions from {when(log.clock, cut)} on ({_chosen(log.clock, test)})"]
     if len(straddling):
         notes.append(
             f"left out: {len(straddling)} later events of {straddling['session_id'].n_unique()} "
@@ -102,8 +102,8 @@ def check_order(train: Log, test: Log) -> None:
     last, first = train.frame["timestamp"][-1], test.frame["timestamp"][0]
     if last > first:
         raise EvaluationError(
-            f"the training log reaches to {_when('time', last)}, but the test log begins at "
-            f"{_when('time', first)}: the model would have seen the future; cut the logs apart, "
+            f"the training log reaches to {when('time', last)}, but the test log begins at "
+            f"{when('time', first)}: the model would have seen the future; cut the logs apart, "
             "or give one log and let it be split"
         )
 
@@ -118,7 +118,7 @@ def check_point_in_time(bundle: Bundle, test: Log) -> None:
     if bundle.cutoff > first:
         raise EvaluationError(
             f"bundle {bundle.version} was trained on events up to "
-            f"{_when('time', bundle.cutoff)}, but the test log begins at {_when('time', first)}: "
+            f"{when('time', bundle.cutoff)}, but the test log begins at {when('time', first)}: "
             "it has seen the future; train on what precedes the test log"
         )
 
@@ -208,7 +208,8 @@ def _chosen(clock: str, test: str) -> str:
     return f"the last {share} of the {'sessions' if clock == 'rows' else 'events'}"
 
 
-def _when(clock: str, moment: float) -> str:
+def when(clock: str, moment: float) -> str:
+    """A moment of a log in words. clock: of the log."""
     if clock == "rows":
         return f"row {moment:.0f}"
     try:

@@ -10,6 +10,7 @@ from rich.text import Text
 from recsys.evaluation.ablation import Ablation
 from recsys.evaluation.report import Lift, Report
 from recsys.evaluation.systems import SYSTEMS
+from recsys.gate import Verdict
 from recsys.metrics import Estimate
 
 
@@ -45,6 +46,20 @@ def ablation_words(found: Ablation) -> str:
         f"ablation: {found.lists:,} of the lists, rankers that learn from {found.requests:,} "
         "requests"
     )
+
+
+def verdict_table(verdict: Verdict) -> Group:
+    """What the gate found: each system beside the candidate, what was decided and why."""
+    title = f"gate: {'passed' if verdict.passed else 'refused'} ({verdict.protocol})"
+    parts: list[RenderableType] = [Text(title, style="green" if verdict.passed else "red")]
+    table = _table(verdict.metric, "requests", "its own", "candidate", "more", "95 % interval")
+    for name, found in verdict.compared.items():
+        numbers = (found.other.value, found.candidate.value)
+        shown = ("–" if value is None else f"{value:.4f}" for value in numbers)
+        table.add_row(name, f"{found.requests:,}", *shown, *_more(found.difference))
+    if verdict.compared:
+        parts.append(table)
+    return Group(*parts, *(Text(f"- {reason}") for reason in verdict.reasons))
 
 
 def percent(estimate: Estimate) -> tuple[str, str]:
@@ -141,6 +156,12 @@ def _table(first: str, *others: str) -> Table:
 
 def _lifted(lift: Lift | None) -> tuple[str, str]:
     return ("–", "") if lift is None else percent(lift.relative)
+
+
+def _more(estimate: Estimate) -> tuple[str, str]:
+    if estimate.value is None:
+        return "–", ""
+    return f"{estimate.value:+.4f}", f"{estimate.low:+.4f} … {estimate.high:+.4f}"
 
 
 def _signed(share: float) -> str:
