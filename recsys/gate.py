@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from recsys.aggregate_log import told_to_ranker
 from recsys.bundle import Bundle, Facts
 from recsys.config import Config
 from recsys.evaluation.evaluate import cluster, drawn, looked_for, moments
@@ -185,7 +186,7 @@ def judge(
     others = {"popularity": yardsticks, "session-kNN": panel.told_all[0]}
     if active is not None:
         others["active"] = active
-    answers = _answers(candidate, list(others.values()), panel, window, seed, tick)
+    answers = _answers(candidate, list(others.values()), panel, past, window, seed, tick)
     compared = {
         name: answers.compared(k, _fair(answers, bundle, window), seed)
         for k, (name, bundle) in enumerate(others.items(), 1)
@@ -284,6 +285,7 @@ def _answers(
     candidate: Bundle,
     others: list[Bundle],
     panel: Panel,
+    past: Log,
     window: Log,
     seed: int,
     tick: Callable[[], None],
@@ -295,6 +297,8 @@ def _answers(
     """
     config, yardsticks = candidate.config, panel.bundle
     protocol, asked = config.ranker.target, (candidate, *others)
+    # Bundles may declare different aggregates.
+    folds = [told_to_ranker(bundle.config, past.frame, window.frame) for bundle in asked]
     started = window.frame.group_by("session_id").agg(pl.col("timestamp").min())
     starts = dict(started.iter_rows())
     values, visitors, begun = [], [], []
@@ -307,8 +311,10 @@ def _answers(
                 continue
             request = dataclasses.replace(panel.request, exclude=barred)
             hits = np.zeros((len(asked), AT), dtype=bool)
-            for k, bundle in enumerate(asked):
-                shown = recommend(bundle, sample.moment.session(bundle.config), request).item_ids
+            for k, (bundle, fold) in enumerate(zip(asked, folds, strict=True)):
+                known = len(past.frame) + sample.moment.known
+                moment = dataclasses.replace(sample.moment, fold=fold, known=known)
+                shown = recommend(bundle, moment.session(bundle.config), request).item_ids
                 hits[k, : len(shown)] = [item in targets for item in shown]
             values.append(METRICS[METRIC](hits, np.full(len(asked), len(targets)), AT))
             visitors.append(cluster(session))
