@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     *("events", "config"),
     *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
-    *("interrupts", "interactions", "session"),
+    *("interrupts", "interactions", "session", "items", "catalog", "filters"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
     *("models.transitions", "models.continuations"),
