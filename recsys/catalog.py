@@ -20,7 +20,8 @@ PROPERTY = "properties."
 MOST_COLUMNS = 64  # kept, those that filters named last
 # Bundles in use at a time: the active one, and the one before while its last requests end.
 BUNDLES = 2
-FEW = 4  # values that are looked for one by one
+NUMBERS = (int, float)  # true and false are of neither type
+FEW = 8  # values that are looked for one by one
 
 
 class Catalog:
@@ -225,7 +226,7 @@ class Column:
         hits = test(self._numbers[:slots], self._codes[:slots])
         if self._used:
             more = test(self._more_numbers[: self._used], self._more_codes[: self._used])
-            hits[self._owners[: self._used][more]] = True
+            hits[self._owners[np.flatnonzero(more)]] = True
         return hits
 
     def _coded(self, value: Scalar) -> tuple[float, int]:
@@ -278,13 +279,15 @@ def _same(one: tuple[Scalar, ...], other: tuple[Scalar, ...]) -> bool:
 
 
 def _is_number(value: Scalar) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in NUMBERS
 
 
 def _equal(of: NDArray[Any], values: NDArray[Any]) -> Mask:
     """Which are equal to one of the values."""
     if len(values) > FEW:
-        return np.isin(of, values)
+        values = np.sort(values)
+        found: Mask = values[np.searchsorted(values[:-1], of)] == of
+        return found
     hits: Mask = of == values[0]
     for value in values[1:]:
         hits |= of == value

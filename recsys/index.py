@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recsys.config import ConfigError, IndexConfig
 
 # Allowed items up to which each is looked at: as fast as the approximate kinds, and exact.
-FEW = 5_000
+FEW = 3_000
 
 
 class Index:
