@@ -22,8 +22,10 @@ from recsys.retrieval import (
     Scored,
     among,
     filling,
+    is_thin,
     joint_fold_in,
     kept,
+    popular_of,
 )
 
 # What neighbours of the past count without a session, of what those of a session count: a long past
@@ -51,10 +53,11 @@ def rank(bundle: Bundle, who: Profile, n: int, out: Rows, allowed: Mask | None =
         popular = min(len(bundle.items), max(config.popular, filling(out, n)))
         more = np.arange(popular, dtype=np.int32)
     else:
+        proposed = len(near[0]) + len(near_past[0])
         near, near_past, past = (kept(scored, allowed) for scored in (near, near_past, past))
         recent = recent[allowed[recent]]
-        more = np.flatnonzero(allowed)[: max(config.popular, n)].astype(np.int32)
-        if len(near[0]) + len(near_past[0]) < n:
+        more = popular_of(allowed, max(config.popular, n))
+        if proposed and is_thin(len(near[0]) + len(near_past[0]), proposed, n):
             more = np.concatenate([more, among(bundle, who, n, allowed)])
     rows = np.unique(np.concatenate([more, recent, near[0], near_past[0], past[0]]))
     values: dict[str, Floats] = {

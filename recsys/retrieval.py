@@ -20,8 +20,10 @@ Mask = NDArray[np.bool_]
 Scored = tuple[Rows, Floats]  # rows and their scores
 
 NO_ROWS: Rows = np.zeros(0, dtype=np.int32)
-# Allowed rows that a search among them alone is asked for, beyond those that a list needs.
-DEPTH = 40
+# Where fewer allowed candidates than SPARE for each place are left, and of all at most the share
+# LEFT, others are searched for, DEPTH more than places. Of a half, that is worth a hundredth of the
+# hits; more spare ones bring nothing.
+SPARE, LEFT, DEPTH = 2, 0.8, 40
 NOTHING: Scored = (NO_ROWS, np.zeros(0, dtype=np.float32))
 
 
@@ -203,8 +205,10 @@ def retrieve(
     own = who.live[0]
     merged = _merged(NO_ROWS, own, everything, values, counts, numbers)
     if allowed is not None:
-        if np.count_nonzero(allowed[merged[0]]) < n:
-            more = among(bundle, who, n, allowed)
+        left = int(np.count_nonzero(allowed[merged[0]]))
+        searched = is_thin(left, len(merged[0]), n)
+        if searched or left < n:
+            more = among(bundle, who, n, allowed) if searched else popular_of(allowed, n)
             merged = _merged(more, own, everything, values, counts, numbers)
     elif len(merged[0]) < n + len(out):
         popular = np.arange(min(filling(out, n), len(bundle.items)), dtype=np.int32)
@@ -219,7 +223,17 @@ def among(bundle: Bundle, who: Profile, n: int, allowed: Mask) -> Rows:
     rows = search(bundle, who, n + DEPTH, allowed)[0] if search else NO_ROWS
     if len(rows) >= n:
         return rows
-    return np.concatenate([rows, np.flatnonzero(allowed)[:n].astype(np.int32)])
+    return np.concatenate([rows, popular_of(allowed, n)])
+
+
+def is_thin(left: int, proposed: int, n: int) -> bool:
+    """Whether so few of those proposed for n places are allowed that others are searched for."""
+    return left < SPARE * n and left <= LEFT * proposed
+
+
+def popular_of(allowed: Mask, n: int) -> Rows:
+    """The n most popular allowed rows."""
+    return np.flatnonzero(allowed)[:n].astype(np.int32)
 
 
 def best_search(bundle: Bundle, who: Profile) -> str:
