@@ -25,6 +25,8 @@ from recsys.items import (
 
 MAX_CONDITIONS = 100
 MAX_VALUES = 10_000  # of one list
+MAX_BOOSTS = 20
+LEAST_FACTOR, MOST_FACTOR = 0.1, 10.0  # of a boost
 REMEMBERED = 32 * 1024 * 1024  # bytes of masks
 
 KNOWN = ("category", "price", "in_stock", "title", "item_id", "properties.NAME")
@@ -72,6 +74,24 @@ def filter_of(data: object, where: str = "filter") -> Filter:
         )
     parts = sorted(orjson.dumps([c.field, c.operator, c.values]) for c in conditions)
     return Filter(conditions, b"".join(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Boost:
+    """Items that hold a filter count for more, or for less: see `rules.boosted`."""
+
+    filter: Filter
+    factor: float
+
+
+def boosts_of(data: object, where: str = "boost") -> tuple[Boost, ...]:
+    """Boosts from a JSON list of objects, or from one: ``{"filter": {"in_stock": true}, "factor":
+    2}``. Raises FieldError, which names the path."""
+    if not isinstance(data, list):
+        return (_boost(where, data),)
+    if len(data) > MAX_BOOSTS:
+        raise FieldError(where, f"must be at most {MAX_BOOSTS} boosts, got {len(data)}")
+    return tuple(_boost(f"{where}.{k}", boost) for k, boost in enumerate(data))
 
 
 class Masks:
@@ -145,6 +165,28 @@ class Masks:
             return column.compared(COMPARE[condition.operator], float(condition.values[0]), slots)
         among = column.among(condition.values, slots)
         return ~among if condition.operator == "nin" else among
+
+
+def _boost(where: str, data: object) -> Boost:
+    if not isinstance(data, dict):
+        raise FieldError(where, f"must be a JSON object, got {shown(data)}")
+    names = ["filter", "factor"]
+    for name in data:
+        if name not in names:
+            close = nearest(str(name)[:MAX_LABEL], names)
+            raise FieldError(f"{where}.{shortened(name)}", f"unknown field{close}")
+    for name in names:
+        if name not in data:
+            raise FieldError(f"{where}.{name}", "is required")
+    wanted = filter_of(data["filter"], f"{where}.filter")
+    if not wanted.conditions:
+        raise FieldError(f"{where}.filter", "needs a condition: all items alike change nothing")
+    factor = number(f"{where}.factor", data["factor"])
+    if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+        raise FieldError(
+            f"{where}.factor", f"must be from {LEAST_FACTOR} to {MOST_FACTOR}, got {factor}"
+        )
+    return Boost(wanted, factor)
 
 
 def _conditions(where: str, name: object, wanted: object) -> Iterator[Condition]:

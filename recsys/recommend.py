@@ -11,10 +11,10 @@ from recsys import blend, ranking, retrieval, rules, selection
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
+from recsys.filters import LEAST_FACTOR, MOST_FACTOR
 from recsys.session import Session
 
 MAX_N = 1000
-LEAST_FACTOR, MOST_FACTOR = 0.1, 10.0  # of a boost
 
 Mask = NDArray[np.bool_]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.catalog import Catalog
-from recsys.filters import MAX_CONDITIONS, MAX_VALUES, Masks, filter_of
+from recsys.filters import MAX_CONDITIONS, MAX_VALUES, Masks, boosts_of, filter_of
 from recsys.interactions import IdMap
 from recsys.items import FieldError, Item
 
@@ -107,6 +107,37 @@ def test_a_filter_that_cannot_be_used_is_refused(data: Any, field: str, message:
     assert caught.value.field == field
     assert message in caught.value.message
     assert len(str(caught.value)) < 300
+
+
+def test_boosts_are_one_or_several() -> None:
+    """An object is a list of one."""
+    stock = {"filter": {"in_stock": True}, "factor": 2}
+    (boost,) = boosts_of(stock)
+    assert (boost.filter, boost.factor) == (filter_of({"in_stock": True}), 2.0)
+    assert boosts_of([stock, stock]) == (boost, boost)
+    assert boosts_of([]) == ()
+
+
+BAD_BOOSTS = [
+    (5, "boost", "JSON object"),
+    ([{"filter": {"price": 1}, "factor": 20}], "boost.0.factor", "from 0.1 to 10.0, got 20"),
+    ({"filter": {"price": 1}, "factor": "2"}, "boost.factor", "must be a number"),
+    ({"filter": {"price": 1}}, "boost.factor", "is required"),
+    ({"factor": 2}, "boost.filter", "is required"),
+    ({"filter": {}, "factor": 2}, "boost.filter", "needs a condition"),
+    ({"filter": {"prize": 1}, "factor": 2}, "boost.filter.prize", "did you mean 'price'"),
+    ({"filtre": {"price": 1}, "factor": 2}, "boost.filtre", "did you mean 'filter'"),
+    ([{}] * 21, "boost", "at most 20"),
+]
+
+
+@pytest.mark.parametrize(("data", "field", "message"), BAD_BOOSTS, ids=range(len(BAD_BOOSTS)))
+def test_a_boost_that_cannot_be_used_is_refused(data: Any, field: str, message: str) -> None:
+    """The error names the path in the boost and what would do."""
+    with pytest.raises(FieldError) as caught:
+        boosts_of(data)
+    assert caught.value.field == field
+    assert message in caught.value.message
 
 
 def test_the_same_conditions_are_one_filter() -> None:
