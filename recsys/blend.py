@@ -12,34 +12,59 @@ from numpy.typing import NDArray
 from recsys.bundle import Bundle
 from recsys.models import item_knn
 from recsys.models.popularity import POPULARITY
-from recsys.retrieval import Floats, Parts, Profile, Ranked, Rows, Scored, filling, joint_fold_in
+from recsys.retrieval import (
+    Floats,
+    Mask,
+    Parts,
+    Profile,
+    Ranked,
+    Rows,
+    Scored,
+    among,
+    filling,
+    is_thin,
+    joint_fold_in,
+    kept,
+    popular_of,
+)
 
 # What neighbours of the past count without a session, of what those of a session count: a long past
 # is told better by the embedding.
 PAST_ALONE = 0.7
 
 
-def rank(bundle: Bundle, who: Profile, n: int, out: Rows) -> Ranked:
+def rank(bundle: Bundle, who: Profile, n: int, out: Rows, allowed: Mask | None = None) -> Ranked:
     """Candidates of every part but the embedding, each scored by every part.
 
-    out: rows that may not be shown, ascending; they may be candidates, but are no measure.
+    out: rows that may not be shown, ascending; they may be candidates, but are no measure. allowed:
+    only these are candidates, those that are out not among them; where the parts propose too few,
+    more of them are searched for.
 
     The embedding only scores: what it would add to the neighbours of a visitor's items is rarely
     right, and finding it is the dearest step. Popular items are always among the candidates, so
     many that n may be shown.
     """
     config = bundle.config.blend
-    popular = min(len(bundle.items), max(config.popular, filling(out, n)))
     recent = bundle.popularity.recent_order[: config.popular]
     near = item_knn.propose(bundle.item_knn, *who.live, config.item_knn)
     near_past = item_knn.propose(bundle.item_knn, *who.past, config.item_knn)
-    proposed = (recent, near[0], near_past[0], who.past[0])
-    rows = np.unique(np.concatenate([np.arange(popular, dtype=np.int32), *proposed]))
+    past = who.past
+    if allowed is None:
+        popular = min(len(bundle.items), max(config.popular, filling(out, n)))
+        more = np.arange(popular, dtype=np.int32)
+    else:
+        proposed = len(near[0]) + len(near_past[0])
+        near, near_past, past = (kept(scored, allowed) for scored in (near, near_past, past))
+        recent = recent[allowed[recent]]
+        more = popular_of(allowed, max(config.popular, n))
+        if proposed and is_thin(len(near[0]) + len(near_past[0]), proposed, n):
+            more = np.concatenate([more, among(bundle, who, n, allowed)])
+    rows = np.unique(np.concatenate([more, recent, near[0], near_past[0], past[0]]))
     values: dict[str, Floats] = {
         "embedding": bundle.embedding.item_factors[rows] @ joint_fold_in(bundle, who),
         "item_knn": _spread(rows, near),
         "item_knn_past": _spread(rows, near_past),
-        "own": _spread(rows, who.past),
+        "own": _spread(rows, past),
         "popularity": bundle.popularity.signs[rows, POPULARITY],
         "recent": bundle.popularity.recent[rows] * np.float32(bundle.facts.in_order),
     }

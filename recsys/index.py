@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from recsys.config import ConfigError, IndexConfig
 
+# Allowed items up to which each is looked at: as fast as the approximate kinds, and exact.
+FEW = 3_000
+
 
 class Index:
     """Inner-product search over item factors, float32 [items, d].
@@ -28,21 +31,93 @@ class Index:
         self.coarse = approximate is not None and not isinstance(approximate, whole)
 
     def search(
-        self, vector: NDArray[np.float32], k: int
+        self, vector: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Up to k item rows and their inner products, best first, ties by row."""
+        """Up to k item rows and their inner products, best first, ties by row.
+
+        allowed: bool [items], only of these rows, and k of them wherever there are so many.
+        """
+        if allowed is not None:
+            return self._search_allowed(vector, k, allowed)
         k = min(k, len(self.factors))
         query = np.ascontiguousarray(vector, dtype=np.float32)[None, :]
         if self.approximate is None:
             products, rows = faiss.knn(query, self.factors, k, metric=faiss.METRIC_INNER_PRODUCT)
         else:
             products, rows = self.approximate.search(query, k)
+        return self._sorted(vector, rows[0], products[0])
+
+    def _search_allowed(
+        self, vector: NDArray[np.float32], k: int, allowed: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        count = int(np.count_nonzero(allowed))
+        k = min(k, count)
+        if self.approximate is not None and count > FEW:
+            query = np.ascontiguousarray(vector, dtype=np.float32)[None, :]
+            bits = np.packbits(allowed, bitorder="little")
+            selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+            params = _parameters(self.approximate, selector, count / len(allowed))
+            products, rows = self.approximate.search(query, k, params=params)
+            if (rows[0] >= 0).all():  # else what it looked at held too few
+                return self._sorted(vector, rows[0], products[0])
+        return _nearest(self.factors, np.flatnonzero(allowed), vector, k)
+
+    def _sorted(
+        self,
+        vector: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        products: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         if not self.coarse:
-            return _in_order(rows[0], products[0])
-        found = rows[0][rows[0] >= 0].astype(np.int32)
+            return _in_order(rows, products)
+        found = rows[rows >= 0].astype(np.int32)
         scores: NDArray[np.float32] = self.factors[found] @ vector
         order = np.lexsort((found, -scores))
         return found[order], scores[order]
+
+
+def _nearest(
+    factors: NDArray[np.float32], rows: NDArray[np.intp], vector: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The k of these ascending rows with the highest inner products, exactly."""
+    products = _products(factors, rows, np.ascontiguousarray(vector, dtype=np.float32))
+    if 0 < k < len(rows):
+        least = np.partition(products, len(rows) - k)[len(rows) - k]
+        high = np.flatnonzero(products >= least)  # more than k where several are equal
+        rows, products = rows[high], products[high]
+    order = np.lexsort((rows, -products))[:k]
+    return rows[order].astype(np.int32), products[order]
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+def _products(
+    factors: NDArray[np.float32], rows: NDArray[np.intp], vector: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Inner products of these rows with a vector, without a copy of them."""
+    products = np.empty(len(rows), np.float32)
+    for k in range(len(rows)):
+        total = np.float32(0)
+        for j in range(len(vector)):
+            total += factors[rows[k], j] * vector[j]
+        products[k] = total
+    return products
+
+
+def _parameters(approximate: Any, selector: Any, share: float) -> Any:
+    """How to search among selected items: as many of them are looked at as are of all without.
+
+    share: of all items that are selected.
+    """
+    if isinstance(approximate, faiss.IndexIVF):
+        params: Any = faiss.SearchParametersIVF()
+        params.nprobe = min(approximate.nlist, int(np.ceil(approximate.nprobe / share)))
+    elif isinstance(approximate, faiss.IndexHNSW):
+        params = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
+        params.efSearch = int(np.ceil(approximate.hnsw.efSearch / share))
+    else:
+        params = faiss.SearchParameters()
+    params.sel = selector
+    return params
 
 
 @njit(cache=True, nogil=True)

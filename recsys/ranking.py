@@ -13,11 +13,13 @@ from recsys.columns import COLUMN
 from recsys.config import Aggregate
 from recsys.features import FEATURES, Context, Feature, live_features
 from recsys.models import forest
-from recsys.retrieval import Candidates, Parts, Profile, Ranked, retrieve
+from recsys.retrieval import Candidates, Mask, Parts, Profile, Ranked, best_search, retrieve
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Places = NDArray[np.intp]
+
+TINY = np.float32(1e-9)
 
 
 def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
@@ -113,16 +115,45 @@ def uses_ranker(bundle: Bundle, who: Profile) -> bool:
     return bool(len(who.sequence) or (len(who.past[0]) and bundle.facts.openings))
 
 
-def rank(bundle: Bundle, who: Profile, n: int, out: Rows, sources: tuple[str, ...] = ()) -> Ranked:
+def rank(
+    bundle: Bundle,
+    who: Profile,
+    n: int,
+    out: Rows,
+    sources: tuple[str, ...] = (),
+    allowed: Mask | None = None,
+) -> Ranked:
     """The candidates of the sources (empty: all), ranked by the forest.
 
-    n, out: that many candidates are not among the rows that may not be shown, ascending.
+    n, out: that many candidates are not among the rows that may not be shown, ascending. allowed:
+    only these are ranked, see `retrieve`. Features are made of all candidates, so that an item has
+    the score that it has without.
     """
-    candidates = retrieve(bundle, who, n, out, sources)
+    candidates = retrieve(bundle, who, n, out, sources, allowed)
     table = feature_table(bundle, who, candidates)
+    if allowed is not None:
+        return _ranked_allowed(bundle, who, candidates, table, allowed)
     return Ranked(
         candidates.rows,
         forest.scores(bundle.forest, table),
         Parts(candidates.sources, candidates.scores),
+        Parts(tuple(bundle.facts.features), table),
+    )
+
+
+def _ranked_allowed(
+    bundle: Bundle, who: Profile, candidates: Candidates, table: Floats, allowed: Mask
+) -> Ranked:
+    places = np.flatnonzero(allowed[candidates.rows])
+    table = table[:, places]
+    # What no source proposed was found by the search, and is its own.
+    searched = np.full((1, len(places)), TINY, dtype=np.float32)
+    return Ranked(
+        candidates.rows[places],
+        forest.scores(bundle.forest, table),
+        Parts(
+            (*candidates.sources, best_search(bundle, who)),
+            np.concatenate([candidates.scores[:, places], searched]),
+        ),
         Parts(tuple(bundle.facts.features), table),
     )

@@ -1,5 +1,6 @@
 """The one prediction function: the API, the evaluation and the demo all call it."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 
@@ -10,9 +11,12 @@ from recsys import blend, ranking, retrieval, rules, selection
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
+from recsys.filters import LEAST_FACTOR, MOST_FACTOR
 from recsys.session import Session
 
 MAX_N = 1000
+
+Mask = NDArray[np.bool_]
 
 
 class UnknownPlacementError(InputError):
@@ -24,7 +28,9 @@ class Request:
     """What is asked for.
 
     item_id: the item on the page, an anchor that is never returned. diversity: 0 (by score alone)
-    to 1 (as unlike as possible), ``None`` for the placement's own.
+    to 1 (as unlike as possible), ``None`` for the placement's own. allowed: bool [items], the
+    bundle's rows that may be shown, ``None`` for all. boosts: rows that count for more or less,
+    bool [items], and the factor, from 0.1 to 10, see `rules.boosted`.
     """
 
     n: int = 20
@@ -33,6 +39,8 @@ class Request:
     exclude: tuple[str, ...] = ()
     diversity: float | None = None
     explain: bool = False
+    allowed: Mask | None = field(default=None, repr=False)
+    boosts: tuple[tuple[Mask, float], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +66,23 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     """Rank what a bundle holds for what a session shows. Pure: no clock, no I/O.
 
     Fewer than n items come back only when fewer may be shown. Raises UnknownPlacementError, and
-    InputError for a diversity that is none.
+    InputError for a diversity or a boost's factor that is none, ValueError for a mask that is not
+    the bundle's.
     """
     placement = placement_of(bundle.config, request.placement)
     diversity = _diversity(placement, request)
+    _check_masks(bundle, request)
     depth = selection.window(request.n) if diversity else request.n
     clock = _Stopwatch()
     who = retrieval.profile(bundle, session, request.item_id)
     clock.lap("fold_in")
     named = (*request.exclude, request.item_id) if request.item_id else request.exclude
     out = rules.excluded(bundle, session, placement, who.user, named)
+    allowed = rules.showable(request.allowed, out)
     clock.lap("rules")
-    ranked = _ranked(bundle, who, placement, request.n, depth, out)
+    ranked = _ranked(bundle, who, placement, request.n, depth, out, allowed)
+    if request.boosts:
+        ranked = _boosted(ranked, request.boosts, out)
     clock.lap("rank")
     # Rows ascend by popularity, so ties go to the more popular.
     best = selection.best(ranked.rows, ranked.scores, out, depth)
@@ -113,17 +126,39 @@ def _ranked(
     n: int,
     depth: int,
     out: NDArray[np.int32],
+    allowed: Mask | None,
 ) -> retrieval.Ranked:
     """Candidates with scores, as the placement wants them ranked; n of them may be shown.
 
     depth: how many that may be shown a source alone is asked for; several together propose enough
-    to choose from. out: rows that may not be shown, ascending.
+    to choose from. out: rows that may not be shown, ascending. allowed: those that may, out not
+    among them; ``None`` for all others.
     """
     if placement.ranking in retrieval.SOURCES:
-        return retrieval.alone(bundle, who, placement.ranking, depth + len(out))
+        at_least = depth + len(out) if allowed is None else depth
+        return retrieval.alone(bundle, who, placement.ranking, at_least, allowed)
     if _uses_ranker(bundle, who, placement):
-        return ranking.rank(bundle, who, n, out, placement.sources)
-    return blend.rank(bundle, who, n, out)
+        return ranking.rank(bundle, who, n, out, placement.sources, allowed)
+    return blend.rank(bundle, who, n, out, allowed)
+
+
+def _boosted(
+    ranked: retrieval.Ranked, boosts: tuple[tuple[Mask, float], ...], out: NDArray[np.int32]
+) -> retrieval.Ranked:
+    """The same candidates with boosted scores. What may not be shown is no measure of them."""
+    for _, factor in boosts:
+        if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+            raise InputError(
+                f"boost.factor: must be from {LEAST_FACTOR} to {MOST_FACTOR}, got {factor!r}"
+            )
+    shown = ~np.isin(ranked.rows, out, assume_unique=True)
+    masks = [mask[ranked.rows[shown]] for mask, _ in boosts]
+    added = np.zeros(len(ranked.rows))
+    added[shown] = rules.boosted(ranked.scores[shown], masks, [factor for _, factor in boosts])
+    made_of = ranked.made_of
+    values = np.concatenate([made_of.values, added[None].astype(np.float32)])
+    explained = retrieval.Parts((*made_of.names, "boost"), values)
+    return dataclasses.replace(ranked, scores=ranked.scores + added, made_of=explained)
 
 
 def _uses_ranker(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> bool:
@@ -137,6 +172,14 @@ def _diversity(placement: Placement, request: Request) -> float:
     if not 0 <= request.diversity <= 1:
         raise InputError(f"diversity: must be from 0 to 1, got {request.diversity!r}")
     return request.diversity
+
+
+def _check_masks(bundle: Bundle, request: Request) -> None:
+    for mask in (request.allowed, *(mask for mask, _ in request.boosts)):
+        if mask is not None and len(mask) != len(bundle.items):
+            raise ValueError(
+                f"a mask of {len(mask)} rows for a bundle of {len(bundle.items)} items"
+            )
 
 
 def _diverse(

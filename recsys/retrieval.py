@@ -16,9 +16,14 @@ from recsys.session import Session
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 Scored = tuple[Rows, Floats]  # rows and their scores
 
 NO_ROWS: Rows = np.zeros(0, dtype=np.int32)
+# Where fewer allowed candidates than SPARE for each place are left, and of all at most the share
+# LEFT, others are searched for, DEPTH more than places. Of a half, that is worth a hundredth of the
+# hits; more spare ones bring nothing.
+SPARE, LEFT, DEPTH = 2, 0.8, 40
 NOTHING: Scored = (NO_ROWS, np.zeros(0, dtype=np.float32))
 
 
@@ -123,16 +128,16 @@ def _session_knn(bundle: Bundle, who: Profile, k: int) -> Scored:
     return session_knn.propose(bundle.session_knn, who.sequence, bundle.config.session_knn, k)
 
 
-def _session_embedding(bundle: Bundle, who: Profile, k: int) -> Scored:
+def _session_embedding(bundle: Bundle, who: Profile, k: int, allowed: Mask | None = None) -> Scored:
     if not len(who.sequence) or not len(bundle.session_index.factors):
         return NOTHING
-    return bundle.session_index.search(who.taste, k)
+    return bundle.session_index.search(who.taste, k, allowed)
 
 
-def _embedding(bundle: Bundle, who: Profile, k: int) -> Scored:
+def _embedding(bundle: Bundle, who: Profile, k: int, allowed: Mask | None = None) -> Scored:
     if not (len(who.live[0]) or len(who.past[0])):
         return NOTHING
-    return bundle.index.search(joint_fold_in(bundle, who), k)
+    return bundle.index.search(joint_fold_in(bundle, who), k, allowed)
 
 
 def _item_knn(bundle: Bundle, who: Profile, k: int) -> Scored:
@@ -171,15 +176,27 @@ SOURCES: dict[str, Callable[[Bundle, Profile, int], Scored]] = {
     "recent": _recent,
     "popular": _popular,
 }
+# Those that can look among allowed rows alone, the better first.
+SEARCHES: dict[str, Callable[[Bundle, Profile, int, Mask | None], Scored]] = {
+    "session_embedding": _session_embedding,
+    "embedding": _embedding,
+}
 
 
 def retrieve(
-    bundle: Bundle, who: Profile, n: int, out: Rows = NO_ROWS, sources: tuple[str, ...] = ()
+    bundle: Bundle,
+    who: Profile,
+    n: int,
+    out: Rows = NO_ROWS,
+    sources: tuple[str, ...] = (),
+    allowed: Mask | None = None,
 ) -> Candidates:
     """The union of what each source proposes, and the session's own items.
 
     n: so many, where there are, may be shown: the most popular items fill up. out: rows that may
-    not, ascending. sources: only these propose; empty: all.
+    not, ascending. sources: only these propose; empty: all. allowed: rows that may be shown, those
+    that are out not among them; where too few are proposed, more of them are searched for. The
+    candidates may hold others.
     """
     names, numbers = _asked(bundle.config.retrieval, sources)
     wanted = numbers.tolist()
@@ -188,11 +205,44 @@ def retrieve(
     everything = np.concatenate([NOTHING[0], *(rows for rows, _ in found)])
     values = np.concatenate([NOTHING[1], *(scores for _, scores in found)])
     own = who.live[0]
-    merged = _merged(0, own, everything, values, counts, numbers)
-    if len(merged[0]) < n + len(out):
-        popular = min(filling(out, n), len(bundle.items))
+    merged = _merged(NO_ROWS, own, everything, values, counts, numbers)
+    if allowed is not None:
+        left = int(np.count_nonzero(allowed[merged[0]]))
+        searched = is_thin(left, len(merged[0]), n)
+        if searched or left < n:
+            more = among(bundle, who, n, allowed) if searched else popular_of(allowed, n)
+            merged = _merged(more, own, everything, values, counts, numbers)
+    elif len(merged[0]) < n + len(out):
+        popular = np.arange(min(filling(out, n), len(bundle.items)), dtype=np.int32)
         merged = _merged(popular, own, everything, values, counts, numbers)
     return Candidates(names, *merged)
+
+
+def among(bundle: Bundle, who: Profile, n: int, allowed: Mask) -> Rows:
+    """At least n allowed rows where there are so many: those nearest to the visitor, then popular
+    ones."""
+    search = SEARCHES.get(best_search(bundle, who))
+    rows = search(bundle, who, n + DEPTH, allowed)[0] if search else NO_ROWS
+    if len(rows) >= n:
+        return rows
+    return np.concatenate([rows, popular_of(allowed, n)])
+
+
+def is_thin(left: int, proposed: int, n: int) -> bool:
+    """Whether so few of those proposed for n places are allowed that others are searched for."""
+    return left < SPARE * n and left <= LEFT * proposed
+
+
+def popular_of(allowed: Mask, n: int) -> Rows:
+    """The n most popular allowed rows."""
+    return np.flatnonzero(allowed)[:n].astype(np.int32)
+
+
+def best_search(bundle: Bundle, who: Profile) -> str:
+    """The source that searches best for a visitor; ``popular`` where nothing is known."""
+    if len(who.sequence) and len(bundle.session_index.factors):
+        return "session_embedding"
+    return "embedding" if len(who.live[0]) or len(who.past[0]) else "popular"
 
 
 def filling(out: Rows, n: int) -> int:
@@ -216,15 +266,37 @@ def _asked(
     return names, np.array([on[name] for name in names], dtype=np.int64)
 
 
-def alone(bundle: Bundle, who: Profile, source: str, at_least: int) -> Ranked:
-    """What one source proposes in its own order, then the most popular items."""
-    found, values = SOURCES[source](bundle, who, at_least)
-    filling = np.arange(min(at_least, len(bundle.items)), dtype=np.int32)
+def alone(
+    bundle: Bundle, who: Profile, source: str, at_least: int, allowed: Mask | None = None
+) -> Ranked:
+    """What one source proposes in its own order, then the most popular items.
+
+    allowed: only of these rows; at_least so many of them where there are.
+    """
+    if allowed is None:
+        found, values = SOURCES[source](bundle, who, at_least)
+        filling = np.arange(min(at_least, len(bundle.items)), dtype=np.int32)
+    else:
+        found, values = _alone_among(bundle, who, source, at_least, allowed)
+        filling = np.flatnonzero(allowed)[:at_least].astype(np.int32)
     rows = np.unique(np.concatenate([filling, found]))
     scores = np.full(len(rows), values.min() - 1 if len(values) else 0, dtype=np.float32)
     scores[np.searchsorted(rows, found)] = values
     parts = Parts((source,), scores[None])
     return Ranked(rows, scores, parts, parts)
+
+
+def _alone_among(bundle: Bundle, who: Profile, source: str, k: int, allowed: Mask) -> Scored:
+    """The best allowed rows of all that a source can propose."""
+    if source in SEARCHES:
+        return SEARCHES[source](bundle, who, k, allowed)
+    return kept(SOURCES[source](bundle, who, len(bundle.items)), allowed, k)
+
+
+def kept(scored: Scored, allowed: Mask, k: int | None = None) -> Scored:
+    """The first k that are allowed."""
+    places = np.flatnonzero(allowed[scored[0]])[:k]
+    return scored[0][places], scored[1][places]
 
 
 def joint_fold_in(bundle: Bundle, who: Profile) -> Floats:
@@ -270,7 +342,7 @@ def _best(rows: Rows, scores: Floats, k: int) -> Scored:
 
 @njit(cache=True, nogil=True)
 def _merged(
-    filling: int,
+    filling: Rows,
     own: Rows,
     found: Rows,
     values: Floats,
@@ -283,7 +355,7 @@ def _merged(
     rows, ascending; every source's scores over its best and its ranks [sources, rows]; its best
     score.
     """
-    everything = np.concatenate((np.arange(filling).astype(np.int32), own, found))
+    everything = np.concatenate((filling, own, found))
     everything.sort()
     n = 0
     for k in range(len(everything)):

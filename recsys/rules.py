@@ -1,13 +1,13 @@
-"""Rules: which items may not stand in a list, whatever their score."""
+"""Rules: which items may not stand in a list, whatever their score, and which count for more."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.config import Placement
-from recsys.retrieval import NO_ROWS
+from recsys.retrieval import NO_ROWS, Mask
 from recsys.session import Session
 
 
@@ -52,6 +52,34 @@ def barred(
     Rows are silent on items that training has never seen; of these, what the placement takes out.
     """
     return {*bundle.items.ids(out), *_taken_out(session, placement)}
+
+
+def showable(allowed: Mask | None, out: NDArray[np.int32]) -> Mask | None:
+    """Allowed rows without those that are out; ``None`` where all are allowed."""
+    if allowed is None or allowed.all():
+        return None
+    left = allowed.copy()
+    left[out] = False
+    return left
+
+
+def boosted(
+    scores: NDArray[np.floating], masks: Sequence[Mask], factors: Sequence[float]
+) -> NDArray[np.float64]:
+    """How much boosts add to scores: log(factor) standard deviations of these for each that holds.
+
+    A factor so multiplies exp(score / deviation), which is positive whatever the scores are. It
+    means the same for every ranking and visitor, as their scale does not matter; 1 changes nothing,
+    2 lifts by 0.7 deviations, 0.5 takes as much away, and several multiply. Items of the same
+    boosts keep their order.
+
+    scores: [n]. masks: bool [n] each. Returns float64 [n].
+    """
+    scale = float(scores.std(dtype=np.float64)) if len(scores) else 0.0
+    added = np.zeros(len(scores), dtype=np.float64)
+    for mask, factor in zip(masks, factors, strict=True):
+        added[mask] += np.log(factor) * scale
+    return added
 
 
 def _taken_out(session: Session, placement: Placement) -> Iterable[str]:

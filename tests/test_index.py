@@ -1,6 +1,8 @@
 """Every kind of index against brute-force numpy."""
 
 import itertools
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +98,71 @@ def test_equal_scores_are_in_order_of_rows(kind: str) -> None:
         rows, scores = index.search(query, 30)
         for one, other in itertools.pairwise(range(len(rows))):
             assert (-scores[one], rows[one]) < (-scores[other], rows[other])
+
+
+@pytest.fixture(scope="module")
+def index_of(factors: np.ndarray) -> Callable[[str], faiss_index.Index]:
+    """The index of a kind, built once."""
+
+    @lru_cache
+    def built(kind: str) -> faiss_index.Index:
+        config = IndexConfig(kind=kind, ivf_lists=16, ivf_probes=8)
+        return faiss_index.build(factors, config, seed=1)
+
+    return built
+
+
+def truth(factors: np.ndarray, query: np.ndarray, allowed: np.ndarray, k: int) -> list[int]:
+    rows = np.flatnonzero(allowed)
+    return rows[np.lexsort((rows, -(factors[rows] @ query)))][:k].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_allowed_items_are_searched_exactly(
+    factors: np.ndarray, kind: str, index_of: Callable[[str], faiss_index.Index]
+) -> None:
+    """Of a handful of allowed items the nearest come, whatever the index would have found."""
+    index = index_of(kind)
+    rng = np.random.default_rng(2)
+    for query in factors[:20]:
+        allowed = rng.random(len(factors)) < 0.01
+        rows, scores = index.search(query, 10, allowed)
+        assert rows.tolist() == truth(factors, query, allowed, 10)
+        np.testing.assert_allclose(scores, factors[rows] @ query, rtol=1e-5, atol=1e-4)
+        nothing = index.search(query, 10, np.zeros(len(factors), dtype=np.bool_))
+        assert [len(part) for part in nothing] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_many_allowed_items_are_searched_by_the_index(
+    factors: np.ndarray,
+    kind: str,
+    share: float,
+    index_of: Callable[[str], faiss_index.Index],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only allowed items come, in order, most of them the nearest, all where so many are wanted."""
+    monkeypatch.setattr(faiss_index, "FEW", 10)
+    index = index_of(kind)
+    rng, right = np.random.default_rng(2), 0
+    for query in factors[:20]:
+        allowed = rng.random(len(factors)) < share
+        rows, scores = index.search(query, 20, allowed)
+        assert len(rows) == 20
+        assert allowed[rows].all()
+        assert (np.diff(scores) <= 0).all()
+        right += len(set(rows.tolist()) & set(truth(factors, query, allowed, 20)))
+        everything, _ = index.search(query, len(factors), allowed)
+        assert sorted(everything.tolist()) == np.flatnonzero(allowed).tolist()
+    assert right >= 0.8 * 400
+
+
+@pytest.mark.parametrize("allowed_share", [0.1, 1.0])
+def test_allowed_items_of_equal_scores_are_in_order_of_rows(allowed_share: float) -> None:
+    """Also where only some of the equal ones fit."""
+    factors = np.ones((600, 8), dtype="f4")
+    index = faiss_index.build(factors, IndexConfig(), seed=1)
+    allowed = np.random.default_rng(0).random(600) < allowed_share
+    rows, _ = index.search(factors[0], 7, allowed)
+    assert rows.tolist() == np.flatnonzero(allowed)[:7].tolist()

@@ -13,6 +13,7 @@ ORDER = [
     *("events", "durations", "config"),
     *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
     *("interrupts", "interactions", "aggregates", "aggregate_log", "session"),
+    *("items", "catalog", "filters"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
     *("models.transitions", "models.continuations"),
