@@ -82,6 +82,9 @@ class Engine:
             await asyncio.sleep(self.settings.poll_seconds)
             await self.refresh()
             await self.keep_up()
+            with contextlib.suppress(StoreUnavailable):
+                if self.mirror:
+                    await self.mirror.sweep(self.store)
 
     def active_bundle(self) -> Bundle:
         """The bundle to answer from. Raises Problem 503 that says what to run."""

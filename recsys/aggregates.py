@@ -36,7 +36,7 @@ Doubles = NDArray[np.float64]
 
 STEPS = 24  # of a window
 NEVER = -np.inf
-EXPIRED = 2.0**-34  # what one event is worth when an aggregate may forget it; see `horizon`
+EXPIRED = 2.0**-34  # what one event is worth when an aggregate is forgotten; see `oldest`
 CELLS = {"ratio": 2, "window_count": STEPS, "unique_sessions": STEPS}  # of a key; others have one
 
 
@@ -45,11 +45,16 @@ def cells_of(aggregate: Aggregate) -> int:
     return CELLS.get(aggregate.kind, 1)
 
 
-def horizon(aggregate: Aggregate) -> float:
-    """Seconds after which an event no longer changes a value by more than EXPIRED."""
+def oldest(aggregate: Aggregate, moment: float) -> float:
+    """What the second double of a cell must be for the cell to count at a moment, or later.
+
+    Of what decays, an event is worth EXPIRED by then.
+    """
     if aggregate.kind == "last_value":
-        return np.inf
-    return aggregate.span * (1.0 if aggregate.window else -float(np.log2(EXPIRED)))
+        return NEVER
+    if aggregate.window:
+        return float(np.floor(moment / (aggregate.span / STEPS)) - STEPS + 1)
+    return moment + aggregate.span * float(np.log2(EXPIRED))
 
 
 def definition(aggregate: Aggregate, config: Config) -> dict[str, object]:

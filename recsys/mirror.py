@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-from recsys.aggregates import NEVER, Aggregates, Doubles, definition, read
+from recsys.aggregates import NEVER, Aggregates, Doubles, definition, oldest, read
 from recsys.config import Aggregate, Config
 from recsys.store import Changes, Store
 
@@ -27,6 +27,7 @@ class Mirror:
     ids: dict[str, list[Aggregate]]
     epoch: str
     place: str
+    _swept: tuple[int, str] = (0, "0")  # which of the ids, and a cursor in its rows
 
     def apply(self, changes: Changes) -> bool:
         """Take over what changed; False where that is no longer possible and all must be read."""
@@ -71,6 +72,18 @@ class Mirror:
                 return False
             if len(changes.entries) < FOLLOWED:
                 return True
+
+    async def sweep(self, store: Store) -> None:
+        """Have the store forget some of what counts no longer, and go on there next time.
+
+        Raises StoreUnavailable.
+        """
+        if not self.ids:
+            return
+        number, cursor = self._swept
+        id_, (aggregate, *_) = list(self.ids.items())[number % len(self.ids)]
+        cursor = await store.sweep(id_, cursor, oldest(aggregate, self.state.moment))
+        self._swept = (number, cursor) if cursor != "0" else (number + 1, "0")
 
     def _set(self, id_: str, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         for key, row in pairs:

@@ -13,10 +13,8 @@
 --   aggregates           hash: declared (JSON list, see aggregates.definition), visitor (of these, id
 --                        and key of those kept for users and sessions), epoch (a name that is another
 --                        whenever mirrors have to be read anew), moment (of the latest event)
---   aggregates:filling   set of those to which events from before their declaration are to be added
 --   aggregate:<id>       hash of an aggregate's rows by key: cells of two doubles each, see
 --                        aggregates.Table; the key of a pair is the length of the first, and both
---   aggregate:<id>:new   set of events counted while those before its declaration are not yet
 --   aggregate:<id>:trail:<session>   co_count: sorted set of a session's events by time, session_ttl
 --   aggregate:<id>:step:<session>    unique_sessions: hash of the step of the session's latest event
 --                        by key, as long as it may lie in the window
@@ -31,10 +29,8 @@ local function swept_of(user) return KEYS[1] .. 'user:' .. user .. ':swept' end
 local function seen_of(event_id) return KEYS[1] .. 'seen:' .. event_id end
 local function log_of(partition) return KEYS[1] .. 'log:' .. partition end
 
-local AGGREGATES, FILLING = KEYS[1] .. 'aggregates', KEYS[1] .. 'aggregates:filling'
-local CHANGES = KEYS[1] .. 'changes'
+local AGGREGATES, CHANGES = KEYS[1] .. 'aggregates', KEYS[1] .. 'changes'
 local function rows_of(id) return KEYS[1] .. 'aggregate:' .. id end
-local function new_of(id) return KEYS[1] .. 'aggregate:' .. id .. ':new' end
 local function trail_of(id, session) return KEYS[1] .. 'aggregate:' .. id .. ':trail:' .. session end
 local function step_of(id, session) return KEYS[1] .. 'aggregate:' .. id .. ':step:' .. session end
 
@@ -213,13 +209,7 @@ local function count(aggregate, event, ttl, changes)
 end
 
 local function declared()
-  local found = cjson.decode(redis.call('HGET', AGGREGATES, 'declared') or '[]')
-  if #found > 0 then
-    local filling = {}
-    for _, id in ipairs(redis.call('SMEMBERS', FILLING)) do filling[id] = true end
-    for _, aggregate in ipairs(found) do aggregate.filling = filling[aggregate.id] end
-  end
-  return found
+  return cjson.decode(redis.call('HGET', AGGREGATES, 'declared') or '[]')
 end
 
 -- Of an event: its id, session, user or '', type, item or '', Unix seconds, value or ''.
@@ -241,7 +231,6 @@ local function count_in_all(aggregates, event, ttl)
   local changes = {}
   for _, aggregate in ipairs(aggregates) do
     count(aggregate, event, ttl, changes)
-    if aggregate.filling then redis.call('SADD', new_of(aggregate.id), event.id) end
   end
   tell(changes)
 end
@@ -348,20 +337,15 @@ local function declare()
   local before, same, visitor = {}, true, {}
   for _, aggregate in ipairs(declared()) do before[aggregate.id] = aggregate end
   for _, aggregate in ipairs(cjson.decode(ARGV[3])) do
-    if before[aggregate.id] then
-      before[aggregate.id] = nil
-    else
-      same = false
-      redis.call('SADD', FILLING, aggregate.id)
-    end
+    same = same and before[aggregate.id] ~= nil
+    before[aggregate.id] = nil
     if aggregate.key == 'user' or aggregate.key == 'session' then
       visitor[#visitor + 1] = aggregate.id .. '=' .. aggregate.key
     end
   end
   for id in pairs(before) do
     same = false
-    redis.call('UNLINK', rows_of(id), new_of(id))
-    redis.call('SREM', FILLING, id)
+    redis.call('UNLINK', rows_of(id))
   end
   if not same then
     local told = table.concat(visitor, ' ')
@@ -370,37 +354,19 @@ local function declare()
   return redis.call('HGET', AGGREGATES, 'epoch') or ''
 end
 
--- ARGV: id of an aggregate, a name that no epoch has had. From here on it holds the events accepted
--- since and those that `fill` adds.
-local function begin_filling()
-  redis.call('UNLINK', rows_of(ARGV[2]), new_of(ARGV[2]))
-  redis.call('SADD', FILLING, ARGV[2])
-  redis.call('HSET', AGGREGATES, 'epoch', ARGV[3])
-end
-
--- ARGV: id of an aggregate that holds all there is.
-local function end_filling()
-  redis.call('UNLINK', new_of(ARGV[2]))
-  redis.call('SREM', FILLING, ARGV[2])
-end
-
--- ARGV: id of an aggregate, seconds that trails are kept, then per event what event_of takes. Those
--- that were counted as they came are left out. Returns how many were not.
-local function fill()
-  local id, ttl, added = ARGV[2], ARGV[3], 0
-  for _, aggregate in ipairs(declared()) do
-    if aggregate.id == id and aggregate.filling then
-      for at = 4, #ARGV, 7 do
-        if redis.call('SISMEMBER', new_of(id), ARGV[at]) == 0 then
-          local changes = {}
-          count(aggregate, event_of(unpack(ARGV, at, at + 6)), ttl, changes)
-          tell(changes)
-          added = added + 1
-        end
-      end
+-- ARGV: cursor, id of an aggregate, how many rows at a time, the second double below which a cell is
+-- worth nothing. Forgets rows of such cells alone; returns the next cursor.
+local function sweep()
+  local cursor, id, most, oldest = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+  local found = redis.call('HSCAN', rows_of(id), cursor, 'COUNT', most)
+  for at = 1, #found[2], 2 do
+    local row, alive = found[2][at + 1], false
+    for byte = CELL / 2 + 1, #row, CELL do
+      alive = alive or struct.unpack('<d', row, byte) >= oldest
     end
+    if not alive then redis.call('HDEL', rows_of(id), found[2][at]) end
   end
-  return added
+  return found[1]
 end
 
 -- ARGV: cursor, id of an aggregate, how many rows at a time. Returns the next cursor, and keys and
@@ -454,7 +420,6 @@ end
 
 local operations = {
   append = append, read = read, identify = identify, forget = forget, lag = lag,
-  declare = declare, begin_filling = begin_filling, fill = fill, end_filling = end_filling,
-  rows = rows, mirror = mirror, follow = follow
+  declare = declare, rows = rows, sweep = sweep, mirror = mirror, follow = follow
 }
 return operations[ARGV[1]]()

@@ -208,6 +208,15 @@ class Store:
             if cursor == b"0":
                 return
 
+    async def sweep(self, id_: str, cursor: str, oldest: float, most: int = 1000) -> str:
+        """Forget rows of an aggregate whose cells are all older; about so many are looked at.
+
+        oldest: the second double of a cell that still counts. Returns the cursor to go on with, "0"
+        at the end.
+        """
+        found = await self._run("sweep", [cursor, id_, most, repr(oldest)])
+        return str(found.decode())
+
     async def follow(self, place: str, most: int = 1000) -> Changes:
         """What changed after a place, not more than so much."""
         return _changes(await self._run("follow", [place, most]))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.aggregate_log import LogFold
-from recsys.aggregates import EXPIRED, STEPS, Aggregates, definition, horizon
+from recsys.aggregates import STEPS, Aggregates, definition, oldest
 from recsys.config import Aggregate, Config
 
 DECLARED = (
@@ -165,8 +165,10 @@ def test_the_same_statistic_has_the_same_id() -> None:
     assert one == other != longer
 
 
-def test_what_lies_beyond_the_horizon_is_worth_nothing() -> None:
-    """A day-old event of an hourly half-life is beyond 34 hours, one in a window beyond it."""
-    assert horizon(DECLARED[0]) == 34 * 3600
-    assert horizon(DECLARED[3]) == 2 * 3600
-    assert 2.0 ** -(horizon(DECLARED[0]) / DECLARED[0].span) == EXPIRED
+def test_what_counts_no_longer_may_be_forgotten() -> None:
+    """After 34 half-lives, or in a step before the window; a last value is never too old."""
+    count, window, last = DECLARED[0], DECLARED[3], DECLARED[6]
+    assert oldest(count, 1e9) == 1e9 - 34 * 3600
+    step = math.floor(1e9 / 300)
+    assert oldest(window, 1e9) == step - 23
+    assert oldest(last, 1e9) == -math.inf
