@@ -2,10 +2,12 @@
 
 A server with two workers and two readers of its live log run on one Redis. Clients post events, and
 each batch again until it is acknowledged; workers, readers and Redis are ended with SIGKILL at
-random. Then the files are read as training reads them, and compared with what was acknowledged.
+random. Then the files are read as training reads them, and compared with what was acknowledged; and
+every value of the aggregates in Redis with the batch executor's over the files.
 """
 
 import argparse
+import asyncio
 import contextlib
 import os
 import random
@@ -22,10 +24,15 @@ from pathlib import Path
 import httpx
 import orjson
 import polars as pl
+from aggregate_parity import DECLARED, TOLERANCE, differences
 from rich.console import Console
 
+from recsys.aggregate_log import LogFold
+from recsys.config import Config
 from recsys.embedded import OPTIONS, EmbeddedRedis
 from recsys.logs import load_log
+from recsys.mirror import Mirror, mirrored
+from recsys.store import Store, StoreConfig
 
 console = Console(stderr=True)
 
@@ -33,7 +40,8 @@ BATCH = 50  # events posted at a time
 CLIENTS = 4
 PATIENCE = 60.0  # seconds until a client gives up on a server that does not answer
 KINDS = ("worker", "reader", "redis")
-FLAWS = ("lost", "twice", "strange", "wrong_answers")
+FLAWS = ("lost", "twice", "strange", "wrong_answers", "aggregates_that_differ")
+CONFIG = Config(aggregate=DECLARED)
 
 
 def main() -> int:
@@ -55,6 +63,7 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
     """Post, kill, read the files; what came of it."""
     start = time.monotonic()
     with EmbeddedRedis.start(folder / "redis") as redis:
+        asyncio.run(looked_at(redis.url, declare=True))
         with served(folder, redis.url) as (server, url), readers(folder, redis.url) as running:
             posted = Posted(url, events)
             threads = [threading.Thread(target=posted.post, args=(k,)) for k in range(CLIENTS)]
@@ -79,9 +88,12 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
         last = reader(folder, redis.url, "--once")
         if last.wait() != 0:
             raise RuntimeError("the last reader failed")
+        mirror = asyncio.run(looked_at(redis.url, declare=False))
     log = load_log([folder / "events"], now=time.time() + 10)
     files = sorted((folder / "events").glob("*/[!.]*.parquet"))
-    found = pl.concat([pl.read_parquet(file, columns=["event_id"]) for file in files])["event_id"]
+    rows = pl.concat([pl.read_parquet(file) for file in files])
+    found = rows["event_id"]
+    worst, values = differences(mirror.state, LogFold(rows, DECLARED, CONFIG.events).advance())
     for name, path, row in twice(files):
         console.print(f"twice: {name} in {path.name}, row {row}")
     acknowledged = set(posted.acknowledged)
@@ -93,6 +105,9 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
         "strange": len(set(found) - posted.sent),
         "kept_by_load_log": log.kept,
         "files": len(files),
+        "aggregate_values": values,
+        "aggregates_that_differ": sum(gap > TOLERANCE for gap in worst.values()),
+        "greatest_difference": max(worst.values()),
         **{f"killed_{kind}": count for kind, count in killed.items()},
         "failed_posts": posted.failed,
         "wrong_answers": posted.wrong,
@@ -100,6 +115,14 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
         "events_per_second": round(len(acknowledged) / posting),
         "appendonly": OPTIONS["appendonly"] == "yes",
     }
+
+
+async def looked_at(url: str, *, declare: bool) -> Mirror:
+    """The aggregates in Redis."""
+    store = Store(url, StoreConfig(timeout=PATIENCE))
+    mirror = await mirrored(store, CONFIG, declare=declare, everything=True)
+    await store.close()
+    return mirror
 
 
 def twice(files: list[Path]) -> Iterator[tuple[str, Path, int]]:
