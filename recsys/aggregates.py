@@ -27,6 +27,7 @@ import orjson
 from numba import njit
 from numpy.typing import NDArray
 
+from recsys.arrays import longer
 from recsys.config import Aggregate, Config
 from recsys.durations import seconds_of
 from recsys.interactions import IdMap
@@ -94,11 +95,8 @@ class Table:
 
     def reserve(self, rows: int) -> None:
         """Have that many rows at least."""
-        held = len(self.first)
-        if rows > held:
-            more = max(rows, 2 * held, 1024) - held
-            self.first = np.concatenate([self.first, np.zeros((more, self.cells))])
-            self.second = np.concatenate([self.second, np.full((more, self.cells), NEVER)])
+        self.first = longer(self.first, rows, 0.0)
+        self.second = longer(self.second, rows, NEVER)
 
 
 @dataclass
@@ -133,9 +131,9 @@ class Steps:
         return _chain(self.head, self.next, start)
 
     def _reserve(self, items: int, links: int) -> None:
-        self.head = _longer(self.head, items, -1)
-        self.next = _longer(self.next, self.links + links, -1)
-        self.to = _longer(self.to, self.links + links, -1)
+        self.head = longer(self.head, items, -1)
+        self.next = longer(self.next, self.links + links, -1)
+        self.to = longer(self.to, self.links + links, -1)
 
 
 @dataclass
@@ -156,7 +154,7 @@ class Aligned:
         if len(names) == self._taken:
             return
         rows = self.items.rows(names[self._taken :])
-        self.rows = _longer(self.rows, len(names), -1)
+        self.rows = longer(self.rows, len(names), -1)
         self.rows[self._taken : len(names)] = rows
         known = np.flatnonzero(rows >= 0)
         self.numbers[rows[known]] = (known + self._taken).astype(np.int32)
@@ -282,13 +280,6 @@ def risen(state: Aggregates, numbers: Rows) -> Doubles:
 def ranking_by(config: Config) -> tuple[Aggregate, ...]:
     """The aggregates that a configuration's ranker is told of."""
     return tuple(aggregate for aggregate in config.aggregate if aggregate.ranking)
-
-
-def _longer(values: Rows, length: int, fill: int) -> Rows:
-    if length <= len(values):
-        return values
-    more = max(length, 2 * len(values), 1024) - len(values)
-    return np.concatenate([values, np.full(more, fill, np.int32)])
 
 
 @njit(cache=True, nogil=True)

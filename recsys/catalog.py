@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.arrays import longer
 from recsys.interactions import IdMap
 from recsys.items import Item, Scalar
 
@@ -154,8 +155,8 @@ class Catalog:
         self._items.append(None)
         self._ids.append(item_id)
         self.named_at = self._change
-        if slot + 1 >= len(self._visible):  # one more than there are items, see `visible`
-            self._visible = _longer(self._visible, slot + 2, True)
+        # One more than there are items, see `visible`.
+        self._visible = longer(self._visible, slot + 2, True)
         for items, slots in self._aligned:
             row = int(items.rows([item_id])[0])
             if row >= 0:
@@ -244,17 +245,15 @@ class Column:
     def _place(self) -> int:
         if self._free:
             return self._free.pop()
-        if self._used == len(self._owners):
-            self._owners = _longer(self._owners, self._used + 1, 0)
-            self._more_numbers = _longer(self._more_numbers, self._used + 1, np.nan)
-            self._more_codes = _longer(self._more_codes, self._used + 1, -1)
+        self._owners = longer(self._owners, self._used + 1, 0)
+        self._more_numbers = longer(self._more_numbers, self._used + 1, np.nan)
+        self._more_codes = longer(self._more_codes, self._used + 1, -1)
         self._used += 1
         return self._used - 1
 
     def _reach(self, slot: int) -> None:
-        if slot >= len(self._codes):
-            self._numbers = _longer(self._numbers, slot + 1, np.nan)
-            self._codes = _longer(self._codes, slot + 1, -1)
+        self._numbers = longer(self._numbers, slot + 1, np.nan)
+        self._codes = longer(self._codes, slot + 1, -1)
 
 
 NOTHING = (np.nan, -1)  # neither a number nor a code
@@ -292,10 +291,3 @@ def _equal(of: NDArray[Any], values: NDArray[Any]) -> Mask:
     for value in values[1:]:
         hits |= of == value
     return hits
-
-
-def _longer(array: NDArray[Any], least: int, filling: Any) -> NDArray[Any]:
-    """The same array in one of twice the length or more."""
-    longer = np.full(max(2 * len(array), least, 1024), filling, dtype=array.dtype)
-    longer[: len(array)] = array
-    return longer

@@ -7,6 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from recsys.aggregates import ranking_by
 from recsys.baskets import BASKET
 from recsys.bundle import Bundle
 from recsys.columns import COLUMN
@@ -26,7 +27,7 @@ def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Float
     """The features a bundle's ranker knows, float32 [features, candidates], in its order."""
     names = tuple(bundle.facts.features)
     context = Context.of(bundle, who, candidates)
-    plan = _plan(names, candidates.sources, bundle.config.aggregate)
+    plan = _plan(names, candidates.sources, ranking_by(bundle.config))
     table = _filled(
         len(names),
         context.columns,

@@ -332,7 +332,7 @@ local function read()
 end
 
 -- ARGV: a name that no epoch has had, definitions as a JSON list. Statistics that are declared
--- already go on; the others begin, and those that are declared no longer end. Returns the epoch.
+-- already go on; the others begin, and those that are declared no longer end.
 local function declare()
   local before, same, visitor = {}, true, {}
   for _, aggregate in ipairs(declared()) do before[aggregate.id] = aggregate end
@@ -351,7 +351,6 @@ local function declare()
     local told = table.concat(visitor, ' ')
     redis.call('HSET', AGGREGATES, 'declared', ARGV[3], 'epoch', ARGV[2], 'visitor', told)
   end
-  return redis.call('HGET', AGGREGATES, 'epoch') or ''
 end
 
 -- ARGV: cursor, id of an aggregate, how many rows at a time, the second double below which a cell is
@@ -376,11 +375,11 @@ local function rows()
   return redis.call('HSCAN', rows_of(id), cursor, 'COUNT', most)
 end
 
--- Returns the epoch, the definitions, the moment and the last place in the stream of changes.
-local function mirror()
-  local epoch, list, moment = unpack(redis.call('HMGET', AGGREGATES, 'epoch', 'declared', 'moment'))
+-- Returns the epoch, the moment and the last place in the stream of changes.
+local function seen()
+  local epoch, moment = unpack(redis.call('HMGET', AGGREGATES, 'epoch', 'moment'))
   local last = redis.call('XREVRANGE', CHANGES, '+', '-', 'COUNT', 1)[1]
-  return {epoch or '', list or '[]', moment or '', last and last[1] or '0-0'}
+  return {epoch or '', moment or '', last and last[1] or '0-0'}
 end
 
 -- ARGV: a place in the stream of changes, how many at most.
@@ -420,6 +419,6 @@ end
 
 local operations = {
   append = append, read = read, identify = identify, forget = forget, lag = lag,
-  declare = declare, rows = rows, sweep = sweep, mirror = mirror, follow = follow
+  declare = declare, rows = rows, sweep = sweep, seen = seen, follow = follow
 }
 return operations[ARGV[1]]()

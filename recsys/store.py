@@ -196,7 +196,7 @@ class Store:
 
     async def seen(self) -> Seen:
         """Where a mirror that reads the rows now has to follow on."""
-        epoch, _, moment, place = await self._run("mirror", [])
+        epoch, moment, place = await self._run("seen", [])
         return Seen(epoch.decode(), _moment(moment), place.decode())
 
     async def rows(self, id_: str, most: int = 1000) -> AsyncIterator[list[tuple[bytes, bytes]]]:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # Every file of recsys, in the order of the architecture: each may import those above it.
 ORDER = [
-    *("events", "durations", "config"),
+    *("arrays", "events", "durations", "config"),
     *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
     *("interrupts", "interactions", "aggregates", "aggregate_log", "session"),
     *("items", "catalog", "filters"),
