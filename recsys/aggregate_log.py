@@ -103,11 +103,16 @@ class LogFold:
         return other
 
 
-def told_to_ranker(config: Config, *frames: pl.DataFrame) -> LogFold | None:
-    """A fold of what a configuration's ranker is told of, over logs that follow each other; none
+def told_to_ranker(
+    config: Config, frame: pl.DataFrame, before: pl.DataFrame | None = None
+) -> LogFold | None:
+    """A fold of what a configuration's ranker is told of, over a log and what precedes it; none
     where it is told of nothing."""
     declared = ranking_by(config)
-    return LogFold(pl.concat(frames, how="diagonal"), declared, config.events) if declared else None
+    if not declared:
+        return None
+    whole = frame if before is None else pl.concat([before, frame], how="diagonal")
+    return LogFold(whole, declared, config.events)
 
 
 def _numbered(state: Aggregates, frame: pl.DataFrame, key: str) -> pl.DataFrame:

@@ -298,7 +298,7 @@ def _answers(
     config, yardsticks = candidate.config, panel.bundle
     protocol, asked = config.ranker.target, (candidate, *others)
     # Bundles may declare different aggregates.
-    folds = [told_to_ranker(bundle.config, past.frame, window.frame) for bundle in asked]
+    folds = [told_to_ranker(bundle.config, window.frame, past.frame) for bundle in asked]
     started = window.frame.group_by("session_id").agg(pl.col("timestamp").min())
     starts = dict(started.iter_rows())
     values, visitors, begun = [], [], []

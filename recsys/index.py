@@ -112,7 +112,7 @@ def _parameters(approximate: Any, selector: Any, share: float) -> Any:
         params: Any = faiss.SearchParametersIVF()
         params.nprobe = min(approximate.nlist, int(np.ceil(approximate.nprobe / share)))
     elif isinstance(approximate, faiss.IndexHNSW):
-        params = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
+        params = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]  # not in its stubs
         params.efSearch = int(np.ceil(approximate.hnsw.efSearch / share))
     else:
         params = faiss.SearchParameters()

@@ -338,7 +338,7 @@ def replayed(
     target = config.ranker.target
     rng = np.random.default_rng(config.training.seed)
     tables, labels, groups, opened = [], [], [], 0
-    fold = told_to_ranker(config, *([before.frame] if before else []), tail.frame)
+    fold = told_to_ranker(config, tail.frame, before.frame if before else None)
     for sample in _sampled(tail.frame, config, rng, fold):
         tick()
         session = sample.moment.session(config)

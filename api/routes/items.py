@@ -16,6 +16,14 @@ from recsys.recommend import similar
 router = APIRouter(tags=["items"])
 
 
+def list_wanted(request: Request) -> SimilarIn:
+    """What a query asks of a list of items that is nobody's. Raises Problem 422."""
+    try:
+        return SimilarIn.model_validate_strings(dict(request.query_params))
+    except ValidationError as error:
+        raise invalid(*field_errors(error, list(SimilarIn.model_fields))) from None
+
+
 # `:path`, because an item id may hold a slash.
 @router.get(
     "/v1/items/{item_id:path}/similar",
@@ -27,10 +35,7 @@ async def similar_items(
 ) -> Response:
     """Items near one item."""
     bundle = engine_of(request).active_bundle()
-    try:
-        wanted = SimilarIn.model_validate_strings(dict(request.query_params))
-    except ValidationError as error:
-        raise invalid(*field_errors(error, list(SimilarIn.model_fields))) from None
+    wanted = list_wanted(request)
     try:
         result = similar(bundle, item_id, wanted.n)
     except KeyError as error:

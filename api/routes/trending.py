@@ -3,12 +3,12 @@
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 
 from api import telemetry
 from api.engine import engine_of
-from api.errors import field_errors, invalid, store_unavailable
+from api.errors import store_unavailable
 from api.openapi import answers, query_of
+from api.routes.items import list_wanted
 from api.schemas import SimilarIn, SimilarOut
 from recsys.aggregates import risen
 from recsys.store import StoreUnavailable
@@ -25,10 +25,7 @@ async def trending(request: Request) -> Response:
     """What rises now: items by how far recent events exceed what is usual for them."""
     engine = engine_of(request)
     bundle = engine.active_bundle()
-    try:
-        wanted = SimilarIn.model_validate_strings(dict(request.query_params))
-    except ValidationError as error:
-        raise invalid(*field_errors(error, list(SimilarIn.model_fields))) from None
+    wanted = list_wanted(request)
     await engine.keep_up()
     if engine.mirror is None:
         telemetry.store_errors.inc()

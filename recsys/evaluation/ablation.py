@@ -82,7 +82,7 @@ def ablation(
     except NothingToLearnError:
         return None
     variants = list(_variants(bundle, shown, progress))
-    fold = told_to_ranker(bundle.config, train.frame, test.frame)
+    fold = told_to_ranker(bundle.config, test.frame, train.frame)
     values, clusters, spent = _values(
         variants, test, protocol, min_prefix, at, placement, seed, progress, fold
     )

@@ -60,7 +60,7 @@ def evaluate(
     check_point_in_time(bundle, test)
     extra = [name for name in ON_REQUEST if name in systems or "all" in systems]
     late = [seconds for seconds in delays.values() if seconds]
-    fold = told_to_ranker(bundle.config, *([before.frame] if before else []), test.frame)
+    fold = told_to_ranker(bundle.config, test.frame, before.frame if before else None)
     panel = Panel(bundle, placement, max(at), extra, late, fold)
     tally = Tally(bundle, sorted(set(at)), panel.names)
     only = drawn(test, max_sessions, seed)
