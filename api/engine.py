@@ -71,7 +71,7 @@ class Engine:
 
     async def _mirrored(self, bundle: Bundle, *, declare: bool) -> Mirror | None:
         try:
-            return await mirrored(self.store, bundle.config, declare=declare)
+            return await mirrored(self.store, bundle.config, bundle.snapshot, declare=declare)
         except StoreUnavailable as error:
             logger.warning("aggregates cannot be read: %s", error)
             return None

@@ -10,13 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 from numba import njit
-from numpy.typing import NDArray
 
-from recsys.aggregates import NEVER, STEPS, Aggregates, Doubles, Rows, Table, ranking_by
+from recsys.aggregates import NEVER, STEPS, Aggregates, Doubles, Longs, Rows, Table, ranking_by
 from recsys.config import Aggregate, Config, EventsConfig
 from recsys.durations import seconds_of
-
-Longs = NDArray[np.int64]
 
 
 @dataclass

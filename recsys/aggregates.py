@@ -19,8 +19,9 @@ day, and where nothing happens nothing fades.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import orjson
@@ -28,11 +29,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from recsys.arrays import longer
-from recsys.config import Aggregate, Config
+from recsys.config import DECAYED, WINDOWED, Aggregate, Config
 from recsys.durations import seconds_of
 from recsys.interactions import IdMap
 
 Rows = NDArray[np.int32]
+Longs = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
 STEPS = 24  # of a window
@@ -58,10 +60,14 @@ def oldest(aggregate: Aggregate, moment: float) -> float:
     return moment + aggregate.span * float(np.log2(EXPIRED))
 
 
-def definition(aggregate: Aggregate, config: Config) -> dict[str, object]:
+def definition(
+    aggregate: Aggregate, config: Config, base: str = "", since: float = NEVER
+) -> dict[str, Any]:
     """What the stream has to know of an aggregate to keep it, as JSON; see store.lua.
 
-    ``id`` is the same for the same statistic, whatever it is called and however it is read.
+    base: digest of the snapshot that it begins with, "" for none. since: the moment of that; what
+    the stream brought up to it is in the snapshot. ``id`` is the same for the same statistic,
+    whatever it is called and however it is read.
     """
     positive = [name for name, weight in config.events.weights.items() if weight > 0]
     facts = {
@@ -71,10 +77,26 @@ def definition(aggregate: Aggregate, config: Config) -> dict[str, object]:
         "of": dict.fromkeys(sorted(aggregate.of), True),
         "span": aggregate.span,
         "gap": seconds_of(aggregate.gap) or 0.0,
+        **({"base": base, "since": since} if base else {}),
     }
     content = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
     digest = hashlib.sha256(content).hexdigest()[:12]
     return {"id": digest, "cells": cells_of(aggregate), **facts}
+
+
+def defined(found: Mapping[str, Any]) -> Aggregate:
+    """The aggregate of a definition, by its id for a name."""
+    span = f"{found['span']!r}s"
+    return Aggregate(
+        f"a{found['id']}",
+        found["kind"],
+        found["key"],
+        types=tuple(found["types"]),
+        of=tuple(found["of"]),
+        half_life=span if found["kind"] in DECAYED else "",
+        window=span if found["kind"] in WINDOWED else "",
+        gap=f"{found['gap']!r}s" if found["kind"] == "co_count" else "",
+    )
 
 
 @dataclass

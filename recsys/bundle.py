@@ -26,8 +26,9 @@ from recsys.models.popularity import Popularity
 from recsys.models.session_embedding import SessionEmbedding
 from recsys.models.session_knn import SessionKnn
 from recsys.models.transitions import Transitions
+from recsys.snapshot import EMPTY, Snapshot
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"
@@ -82,6 +83,7 @@ class Bundle:
     forest: Forest
     index: Index = field(repr=False)
     session_index: Index = field(repr=False)
+    snapshot: Snapshot = field(default=EMPTY, repr=False)  # of the aggregates it declares
 
     @property
     def cutoff(self) -> float:
@@ -111,6 +113,7 @@ PARTS: dict[str, type[Any]] = {
     "session_knn": SessionKnn,
     "session_embedding": SessionEmbedding,
     "forest": Forest,
+    "snapshot": Snapshot,
 }
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from recsys import features, ranking, retrieval
+from recsys import features, ranking, retrieval, snapshot
 from recsys import index as faiss_index
 from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle, Facts, sealed
@@ -61,6 +61,8 @@ def train(
         bundle = fitting.result()
     with stages.of("recall"):
         metrics = {**_recall(bundle), **bundle.facts.metrics}
+    with stages.of("aggregates"):
+        begun = snapshot.of_log(log, config)
     facts = replace(
         bundle.facts,
         metrics=metrics,
@@ -68,7 +70,7 @@ def train(
         openings=ranker.openings,
         ranker=ranker.summary,
     )
-    return sealed(replace(bundle, forest=ranker.forest, facts=facts))
+    return sealed(replace(bundle, forest=ranker.forest, facts=facts, snapshot=begun))
 
 
 def _recall(bundle: Bundle) -> dict[str, float]:
