@@ -14,6 +14,7 @@ from recsys.store import Changes, Chunk, Store
 
 FOLLOWED = 1_000  # changes taken at a time
 ROWS = 250  # of a snapshot told at a time
+ONLY = np.zeros(1, dtype=np.int32)  # the row of a table of one
 NOTHING = struct.pack("<dd", 0.0, NEVER)  # an empty cell
 
 
@@ -43,6 +44,7 @@ class Mirror:
                     row = self._row(aggregate, value[16:])
                     table = self.state.tables[aggregate.name]
                     table.first[row, int(cell)], table.second[row, int(cell)] = _doubles(value[:16])
+                    self.state.changed(aggregate, np.array([row], np.int32))
             self.place = place.decode()
         return True
 
@@ -59,7 +61,7 @@ class Mirror:
                     cells = _doubles(row).reshape(-1, 2)
                     first, second = cells[None, :, 0], cells[None, :, 1]
                     values[aggregate.name] = float(
-                        read(aggregate, first, second, self.state.moment)[0]
+                        read(aggregate, first, second, self.state.moment, ONLY)[0]
                     )
         return values
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from recsys.aggregate_log import LogFold
-from recsys.aggregates import NEVER, Aggregates, Doubles, Longs, Rows, oldest
+from recsys.aggregate_log import LogFold, told_to_ranker
+from recsys.aggregates import NEVER, Aggregates, Doubles, Longs, Rows, oldest, ranking_by
 from recsys.config import Aggregate, Config
 from recsys.logs import Log
 
@@ -60,6 +61,26 @@ class Snapshot:
                 key = len(key).to_bytes(2, "big") + key + text[offsets[end] : offsets[end + 1]]
             yield key, cells
 
+    def put_into(self, state: Aggregates, number: int, aggregate: Aggregate) -> None:
+        """Have an aggregate of a state begin with its rows."""
+        rows = self._rows(number)
+        if rows.start == rows.stop:
+            return
+        text, offsets = self.text.tobytes(), self.offsets.tolist()
+        key = "item" if aggregate.key == "pair" else aggregate.key
+
+        def numbers(ids: Rows) -> Rows:
+            names = (text[offsets[k] : offsets[k + 1]].decode() for k in ids.tolist())
+            return np.array([state.number(key, name) for name in names], np.int32)
+
+        places = numbers(self.start[rows])
+        if aggregate.key == "pair":
+            places = state.steps[aggregate.name].link_all(places, numbers(self.end[rows]))
+        table = state.tables[aggregate.name]
+        table.reserve(int(places.max()) + 1)
+        cells = self.cells[self.at[rows.start] : self.at[rows.stop]].reshape(-1, table.cells, 2)
+        table.first[places], table.second[places] = cells[..., 0], cells[..., 1]
+
     def _rows(self, number: int) -> slice:
         if number >= len(self.ends):
             return slice(0, 0)
@@ -94,6 +115,29 @@ def taken(state: Aggregates) -> Snapshot:
         at=_bounds(lengths),
         cells=np.concatenate([np.zeros((0, 2)), *(part.reshape(-1, 2) for part in cells)]),
     )
+
+
+def told_after(base: Snapshot, config: Config, frame: pl.DataFrame) -> LogFold | None:
+    """As `recsys.aggregate_log.told_to_ranker`, over what a store is told that begins with a
+    snapshot."""
+    fold = told_to_ranker(config, frame)
+    if fold:
+        _put(base, config, fold.state)
+    return fold
+
+
+def state_of(base: Snapshot, config: Config) -> Aggregates:
+    """What a ranker is told where nothing came since."""
+    state = Aggregates(ranking_by(config))
+    _put(base, config, state)
+    return state
+
+
+def _put(base: Snapshot, config: Config, state: Aggregates) -> None:
+    state.moment = base.moment
+    for number, aggregate in enumerate(config.aggregate):
+        if aggregate.ranking:
+            base.put_into(state, number, aggregate)
 
 
 def _keys(state: Aggregates, aggregate: Aggregate) -> tuple[Rows, Rows, Rows]:

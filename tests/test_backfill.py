@@ -223,3 +223,13 @@ def test_the_same_rows_are_the_same_statistic() -> None:
     ]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+
+
+def test_a_fold_after_a_snapshot_is_the_fold_of_both() -> None:
+    """What the offline replay of a store has that began with one."""
+    log, live = of_earlier_visitors(120, 1), some_events(60, 2)
+    config = replace(CONFIG, aggregate=tuple(replace(a, ranking=True) for a in DECLARED))
+    base = snapshot.of_log(log_from_frame(frame_of(log)), config)
+    fold = snapshot.told_after(base, config, frame_of(live))
+    assert fold
+    assert_same(fold.advance(), of_log([*log, *live]), FOR_ALL)
