@@ -1,13 +1,12 @@
 """Mirror: the store's aggregates in the memory of a process, as they were at its last look."""
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import orjson
 
-from recsys.aggregates import NEVER, Aggregates, Doubles, definition, oldest, read
+from recsys.aggregates import NEVER, Aggregates, Doubles, Rows, definition, oldest, read
 from recsys.config import Aggregate, Config
 from recsys.snapshot import EMPTY, Snapshot
 from recsys.store import Changes, Chunk, Store
@@ -41,10 +40,11 @@ class Mirror:
             for name, value in zip(fields[::2], fields[1::2], strict=True):
                 id_, cell = name.decode().split(":")
                 for aggregate in self.ids.get(id_, ()):
-                    row = self._row(aggregate, value[16:])
+                    rows = self._rows(aggregate, [value[16:]])
                     table = self.state.tables[aggregate.name]
-                    table.first[row, int(cell)], table.second[row, int(cell)] = _doubles(value[:16])
-                    self.state.changed(aggregate, np.array([row], np.int32))
+                    first, second = struct.unpack("<dd", value[:16])
+                    table.first[rows, int(cell)], table.second[rows, int(cell)] = first, second
+                    self.state.changed(aggregate, rows)
             self.place = place.decode()
         return True
 
@@ -89,26 +89,33 @@ class Mirror:
         cursor = await store.sweep(id_, cursor, oldest(aggregate, self.state.moment))
         self._swept = (number, cursor) if cursor != "0" else (number + 1, "0")
 
-    def _set(self, id_: str, pairs: Iterable[tuple[bytes, bytes]]) -> None:
-        for key, row in pairs:
-            for aggregate in self.ids[id_]:
-                number = self._row(aggregate, key)
-                table = self.state.tables[aggregate.name]
-                cells = _doubles(row).reshape(-1, 2)
-                table.first[number], table.second[number] = cells[:, 0], cells[:, 1]
+    def _set(self, id_: str, pairs: list[tuple[bytes, bytes]]) -> None:
+        keys, cells = [key for key, _ in pairs], _doubles(b"".join(row for _, row in pairs))
+        for aggregate in self.ids[id_]:
+            rows = self._rows(aggregate, keys)
+            table = self.state.tables[aggregate.name]
+            told = cells.reshape(len(keys), table.cells, 2)
+            table.first[rows], table.second[rows] = told[..., 0], told[..., 1]
 
-    def _row(self, aggregate: Aggregate, key: bytes) -> int:
-        """The row of a key, made where there is none."""
+    def _rows(self, aggregate: Aggregate, keys: list[bytes]) -> Rows:
+        """The rows of keys, made where there are none."""
         state, table = self.state, self.state.tables[aggregate.name]
         if aggregate.key == "pair":
-            length = int.from_bytes(key[:2], "big")
-            start, end = key[2 : 2 + length], key[2 + length :]
-            numbers = [state.number("item", name.decode()) for name in (start, end)]
-            row = state.steps[aggregate.name].link(*numbers)
+            # The length of the first item, and both.
+            ends = [2 + int.from_bytes(key[:2], "big") for key in keys]
+            starts = [key[2:end] for key, end in zip(keys, ends, strict=True)]
+            targets = [key[end:] for key, end in zip(keys, ends, strict=True)]
+            numbers = [self._numbers("item", names) for names in (starts, targets)]
+            rows = state.steps[aggregate.name].link_all(*numbers)
         else:
-            row = state.number(aggregate.key, key.decode())
-        table.reserve(row + 1)
-        return row
+            rows = self._numbers(aggregate.key, keys)
+        if len(rows):
+            table.reserve(int(rows.max()) + 1)
+        return rows
+
+    def _numbers(self, key: str, names: list[bytes]) -> Rows:
+        number = self.state.number
+        return np.array([number(key, name.decode()) for name in names], np.int32)
 
 
 async def mirrored(
