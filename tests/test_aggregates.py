@@ -101,7 +101,7 @@ def expected(aggregate: Aggregate, rows: list[Row]) -> dict[Any, float]:
 
 @pytest.mark.parametrize("aggregate", DECLARED, ids=lambda a: a.name)
 @given(rows=EVENTS, cut=st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_log_gives_the_values_of_the_definition(
     aggregate: Aggregate, rows: list[Row], cut: float
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_log_gives_the_values_of_the_definition(
 
 
 @given(rows=EVENTS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_order_of_rows_does_not_matter(rows: list[Row]) -> None:
     """A log whose hours were written as they came gives the same as one in order of time."""
     one, other = (

@@ -113,7 +113,7 @@ def test_what_is_searched_for_is_nearest_to_the_visitor(large: Bundle) -> None:
 
 
 @settings(
-    max_examples=150,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

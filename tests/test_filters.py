@@ -280,7 +280,7 @@ def naive_holds(values: tuple[Any, ...], name: str, wish: Any) -> bool:
     return any(is_number(value) and getattr(operator, name)(value, wish) for value in values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from([f"i{k}" for k in range(6)]), items), filters, filters)
 def test_masks_are_what_one_item_at_a_time_gives(
     known: dict[str, Item], first: dict[str, Any], second: dict[str, Any]

@@ -623,7 +623,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("property")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=ROWS, broken=st.lists(st.binary(max_size=12), max_size=4), json_lines=st.booleans())
 def test_every_row_of_a_dirty_log_is_accounted_for(
     folder: Path, rows: list[dict[str, str]], broken: list[bytes], json_lines: bool

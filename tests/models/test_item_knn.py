@@ -9,7 +9,7 @@ from recsys.config import ItemKnnConfig
 from recsys.models import item_knn
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 9), st.sampled_from([0.0, 0.3, 0.5]))
 def test_similarities_follow_the_formula(seed: int, items: int, power: float) -> None:
     """Similarities are co(i, j) / (degree(i) degree(j)) ** power; the largest are kept.

@@ -26,7 +26,7 @@ def rows(*items: int) -> Rows:
     return np.array(items, dtype=np.int32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=60, unique_by=lambda x: x[0]
@@ -45,7 +45,7 @@ def test_best_is_a_sorted_prefix(entries: list[tuple[int, int]], k: int) -> None
 
 
 @pytest.mark.parametrize("others", [0, 200])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000))
 def test_votes_are_weighted_sums(others: int, seed: int) -> None:
     """Every vote is the sum over the voters that have the row as neighbour, be the items few or too
@@ -111,7 +111,7 @@ def naive_session_knn(
 
 
 @pytest.mark.parametrize("others", [0, 200])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), min_size=2, max_size=12),
     st.lists(st.integers(0, 7), min_size=1, max_size=5),
