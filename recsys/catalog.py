@@ -100,17 +100,34 @@ class Catalog:
         for known, slots in self._aligned:
             if known is items:
                 return slots
+        return self.align(items, items.rows(self._ids))
+
+    def ids(self) -> list[str]:
+        """The id of each slot."""
+        return self._ids.copy()
+
+    def align(self, items: IdMap, found: NDArray[np.int32]) -> Slots:
+        """What :meth:`rows` gives from now on for a bundle that knows the first slots' ids in these
+        rows; to look them up takes long, and may be done elsewhere.
+
+        found: int32, of the first ids that :meth:`ids` gave, -1 for those it does not know.
+        """
+        found = np.concatenate([found, items.rows(self._ids[len(found) :])])
         slots = np.full(len(items), -1, dtype=np.intp)
-        found = items.rows(self._ids)
         held = np.flatnonzero(found >= 0)
         slots[found[held]] = held
         self._aligned = [(items, slots), *self._aligned[: BUNDLES - 1]]
         return slots
 
+    def slots_of(self, item_ids: Sequence[str]) -> Slots:
+        """The slot of each item, -1 for those never named."""
+        return np.array([self._slot_of.get(i, -1) for i in item_ids], dtype=np.intp)
+
     def named(self, item_ids: Sequence[str]) -> Mask:
         """The slots of these items, bool [slots + 1]."""
         mask = np.zeros(self.slots + 1, dtype=np.bool_)
-        mask[[self._slot_of[i] for i in item_ids if i in self._slot_of]] = True
+        slots = self.slots_of(item_ids)
+        mask[slots[slots >= 0]] = True
         return mask
 
     def unseen(self, items: IdMap, among: Mask, n: int) -> list[str]:

@@ -103,8 +103,21 @@ def encode(item: Item) -> bytes:
 
 
 def decode(payload: bytes) -> Item:
-    """The inverse of :func:`encode`."""
-    return merged(None, change_of(orjson.loads(payload)))
+    """The inverse of :func:`encode`; not checked again."""
+    values = orjson.loads(payload)
+    if "category" in values:
+        values["category"] = tuple(values["category"])
+    if "properties" in values:
+        values["properties"] = {k: _unlisted(v) for k, v in values["properties"].items()}
+    return Item(**values)
+
+
+def encode_terms(item: Item) -> bytes:
+    """Price and category as JSON, nothing where neither is known: what the log notes of an event's
+    item."""
+    terms = {"price": item.price, "category": item.category}
+    known = {name: value for name, value in terms.items() if value not in (None, ())}
+    return orjson.dumps(known) if known else b""
 
 
 def text(path: str, value: object, longest: int) -> str:
@@ -152,6 +165,10 @@ def shortened(value: object) -> str:
 
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _unlisted(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _title(path: str, value: object) -> str:

@@ -8,8 +8,8 @@
 --   user:<id>:events     list of event payloads in order of arrival, capped, user_ttl
 --   user:<id>:swept      present while the users sets of the list's sessions are fresh, user_ttl
 --   seen:<event_id>      a client's event id that was accepted, dedup_ttl
---   log:<partition>      streams of all accepted events: e = payload, u = the session's known user;
---                        those of a session are in one
+--   log:<partition>      streams of all accepted events: e = payload, u = the session's known user,
+--                        t = the item's terms of now; those of a session are in one
 --   aggregates           hash: declared (JSON list, see aggregates.definition), visitor (of these, id
 --                        and key of those kept for users and sessions), epoch (a name that is another
 --                        whenever mirrors have to be read anew), moment (of the latest event)
@@ -23,6 +23,10 @@
 --                        event by key, as long as it may lie in the window. <born>: the epoch in which
 --                        the aggregate was declared; one that ended and began anew has others
 --   changes              stream of rows as they become, for mirrors; the last CHANGES of them
+--   items                hash of what is known of each item, see items.encode; '' of a deleted one
+--   items:terms          hash of an item's price and category as JSON, for the log
+--   items:changes        stream of items as they become, for shelves: i = id, d = as in items; the
+--                        last ITEM_CHANGES of them
 --   log:reading          a name of the log, present once it has readers; they alone cut it then
 --   log:readers          sorted set of the readers and when they last said so
 local function events_of(session) return KEYS[1] .. 'session:' .. session .. ':events' end
@@ -43,8 +47,12 @@ local function step_of(aggregate, session)
   return rows_of(aggregate.id .. aggregate.born) .. ':step:' .. session
 end
 
+local ITEMS, ITEM_TERMS = KEYS[1] .. 'items', KEYS[1] .. 'items:terms'
+local ITEM_CHANGES = KEYS[1] .. 'items:changes'
+
 local EVENT = 11  -- arguments of one
 local CHANGES_KEPT = 100000
+local ITEM_CHANGES_KEPT = 10000
 local CELL, STEPS, NEVER = 16, 24, -math.huge
 local EMPTY = struct.pack('<dd', 0, NEVER)
 local NOTHING = 1e-12  -- what is left of a count after all that was added was taken out again
@@ -280,12 +288,11 @@ local function append()
           hold(session, user, user_ttl)
         end
       end
-      local log = log_of(partition)
-      if user ~= '' then
-        redis.call('XADD', log, '*', 'e', payload, 'u', user)
-      else
-        redis.call('XADD', log, '*', 'e', payload)
-      end
+      local log, entry = log_of(partition), {'e', payload}
+      if user ~= '' then entry[3], entry[4] = 'u', user end
+      local terms = item ~= '' and redis.call('HGET', ITEM_TERMS, item)
+      if terms then entry[#entry + 1], entry[#entry + 2] = 't', terms end
+      redis.call('XADD', log, '*', unpack(entry))
       if unread then redis.call('XTRIM', log, 'MAXLEN', '~', maxlen) end
       local event = event_of(id, session, user, type, item, stamp, value)
       if #aggregates > 0 then count_in_all(aggregates, event, session_ttl) end
@@ -318,10 +325,67 @@ local function changed_since(place, most)
   return {epoch or '', moment or '', cut, changes}
 end
 
--- ARGV: session or '', user or '', a place in the stream of changes or '', how many changes at most.
--- The user defaults to the session's known one.
+-- What is known of an item from now on, and its terms, both '' for a deleted one.
+local function put_item(item, data, terms)
+  redis.call('HSET', ITEMS, item, data)
+  if terms ~= '' then
+    redis.call('HSET', ITEM_TERMS, item, terms)
+  else
+    redis.call('HDEL', ITEM_TERMS, item)
+  end
+  redis.call('XADD', ITEM_CHANGES, 'MAXLEN', '~', ITEM_CHANGES_KEPT, '*', 'i', item, 'd', data)
+end
+
+-- ARGV: per item its id, what a change began from ('' for nothing), what comes of it, the terms then.
+-- Puts an item of which the same is known still, and that no change of this call has missed before.
+-- Returns for each 1, or what is known of it by now.
+local function put_items()
+  local reply, missed = {}, {}
+  for at = 2, #ARGV, 4 do
+    local item, before, after, terms = unpack(ARGV, at, at + 3)
+    local now = redis.call('HGET', ITEMS, item) or ''
+    if now == before and not missed[item] then
+      if after ~= now then put_item(item, after, terms) end
+      reply[#reply + 1] = 1
+    else
+      missed[item] = true
+      reply[#reply + 1] = now
+    end
+  end
+  return reply
+end
+
+-- ARGV: item. Its id stays behind, so that a bundle that knows it does not show it.
+local function delete_item()
+  if redis.call('HGET', ITEMS, ARGV[2]) ~= '' then put_item(ARGV[2], '', '') end
+end
+
+-- ARGV: item. Returns what is known of it.
+local function item() return redis.call('HGET', ITEMS, ARGV[2]) end
+
+-- ARGV: cursor, how many items at a time. Returns the last place in the stream of changes, the next
+-- cursor, and ids and what is known of them in turn.
+local function items()
+  local last = redis.call('XREVRANGE', ITEM_CHANGES, '+', '-', 'COUNT', 1)[1]
+  local found = redis.call('HSCAN', ITEMS, ARGV[2], 'COUNT', ARGV[3])
+  return {last and last[1] or '0-0', found[1], found[2]}
+end
+
+-- What became of items since a place in the stream of changes, not more than a number. First comes
+-- the entry at that place, bare; where it is not there, others may be missing too.
+local function items_since(place, most)
+  local entries = redis.call('XRANGE', ITEM_CHANGES, place, '+', 'COUNT', most + 1)
+  if entries[1] and entries[1][1] == place then entries[1][2] = {} end
+  return entries
+end
+
+-- ARGV: a place in the stream of items' changes, how many at most.
+local function follow_items() return items_since(ARGV[2], ARGV[3]) end
+
+-- ARGV: session or '', user or '', a place in the stream of changes or '', how many changes at most,
+-- and both for changes of items. The user defaults to the session's known one.
 local function read()
-  local session, user, place, most = unpack(ARGV, 2, 5)
+  local session, user, place, most, items_place, items_most = unpack(ARGV, 2, 7)
   local version, events, user_events = 0, {}, {}
   if session ~= '' then
     local meta = redis.call('HMGET', meta_of(session), 'version', 'user')
@@ -339,7 +403,9 @@ local function read()
       own[#own + 1] = row
     end
   end
-  return {version, user, events, user_events, own, place ~= '' and changed_since(place, most) or {}}
+  local changes = place ~= '' and changed_since(place, most) or {}
+  local of_items = items_place ~= '' and items_since(items_place, items_most) or {}
+  return {version, user, events, user_events, own, changes, of_items}
 end
 
 -- The place after which all that comes into a partition of the log lies: its last one, or that of
@@ -514,6 +580,8 @@ end
 local operations = {
   append = append, read = read, identify = identify, forget = forget, lag = lag,
   declare = declare, unfilled = unfilled, fill = fill, rows = rows, sweep = sweep, seen = seen,
-  follow = follow
+  follow = follow,
+  put_items = put_items, delete_item = delete_item, item = item, items = items,
+  follow_items = follow_items
 }
 return operations[ARGV[1]]()

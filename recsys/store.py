@@ -33,6 +33,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from recsys import items
 from recsys.events import LOG_ONLY_TYPES, Event, InputError, encode
 
 SCRIPT = Path(__file__).with_name("store.lua").read_bytes()
@@ -89,11 +90,17 @@ class Changes:
     entries: list[tuple[bytes, list[bytes]]]
 
 
+# Items as they became, see store.lua: a place, and field names and values in turn. The first stands
+# at the place asked for and is bare.
+ItemChanges = list[tuple[bytes, list[bytes]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
     """What Redis holds of a visitor, in order of arrival. version 0: an unknown session.
 
-    own: rows of the aggregates of the session and its user. changes: of the others, if asked for.
+    own: rows of the aggregates of the session and its user. changes: of the others, items: of the
+    catalogue, if asked for.
     """
 
     version: int = 0
@@ -102,6 +109,7 @@ class Live:
     user_events: list[Event] = field(default_factory=list)
     own: dict[str, bytes] = field(default_factory=dict)
     changes: Changes | None = None
+    items: ItemChanges = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +197,23 @@ class Store:
         return Appended(accepted, duplicates, dict(zip(sessions, versions[1::2], strict=True)))
 
     async def read(
-        self, session_id: str | None, user_id: str | None, place: str = "", most: int = 1000
+        self,
+        session_id: str | None,
+        user_id: str | None,
+        place: str = "",
+        most: int = 1000,
+        items_place: str = "",
+        items_most: int = 1000,
     ) -> Live:
         """A visitor's live data; the user's is that of ``user_id``, else of the session's user.
 
         place: in the stream of changes; those after it are read as well, not more than ``most``.
+        items_place, items_most: likewise of items.
         """
-        if not session_id and not user_id and not place:
+        if not session_id and not user_id and not place and not items_place:
             return Live()
-        version, user, events, user_events, own, changes = await self._run(
-            "read", [session_id or "", user_id or "", place, most]
+        version, user, events, user_events, own, changes, of_items = await self._run(
+            "read", [session_id or "", user_id or "", place, most, items_place, items_most]
         )
         return Live(
             version,
@@ -207,6 +222,7 @@ class Store:
             _decoded(user_events),
             {name.decode(): row for name, row in _pairs(own)},
             _changes(changes) if changes else None,
+            of_items,
         )
 
     async def declare(self, definitions: Sequence[bytes]) -> None:
@@ -263,6 +279,62 @@ class Store:
         Returns whether there was anything.
         """
         return bool(await self._run("forget", [session_id]))
+
+    async def put_items(
+        self, changes: Sequence[tuple[str, items.Change]]
+    ) -> list[items.Item | items.FieldError]:
+        """Change items in turn: of each what it is now, or why it cannot become that.
+
+        Merged here and put only where nobody else was faster, else merged again, so that no change
+        is lost. Items that exist cost a second round trip, which fetches them.
+        """
+        outcomes: dict[int, items.Item | items.FieldError] = {}
+        known: dict[str, bytes] = {}
+        waiting = list(range(len(changes)))
+        while waiting:
+            tried, arguments = [], list[Any]()
+            for k in waiting:
+                item_id, change = changes[k]
+                before = known.get(item_id, b"")
+                try:
+                    item = items.merged(items.decode(before) if before else None, change)
+                except items.FieldError as error:
+                    outcomes[k] = error
+                    continue
+                tried.append(k)
+                outcomes[k], known[item_id] = item, items.encode(item)
+                arguments += (item_id, before, known[item_id], items.encode_terms(item))
+            replies = await self._run("put_items", arguments)
+            missed = [(k, now) for k, now in zip(tried, replies, strict=True) if now != 1]
+            known.update({changes[k][0]: now for k, now in missed})
+            waiting = [k for k, _ in missed]
+        return [outcomes[k] for k in range(len(changes))]
+
+    async def delete_item(self, item_id: str) -> None:
+        """Forget what is known of an item, and hide it until it is put again."""
+        await self._run("delete_item", [item_id])
+
+    async def item(self, item_id: str) -> items.Item | None:
+        """What is known of an item; ``None`` for one never put or deleted."""
+        payload = await self._run("item", [item_id])
+        return items.decode(payload) if payload else None
+
+    async def all_items(
+        self, most: int = 1000
+    ) -> AsyncIterator[tuple[str, list[tuple[bytes, bytes]]]]:
+        """All items, about so many at a time, some maybe more than once, as in store.lua; with the
+        place in the stream of their changes at that moment."""
+        cursor = b"0"
+        while True:
+            place, cursor, found = await self._run("items", [cursor, most])
+            yield place.decode(), _pairs(found)
+            if cursor == b"0":
+                return
+
+    async def follow_items(self, place: str, most: int = 1000) -> ItemChanges:
+        """How items changed after a place, not more than so many."""
+        changes: ItemChanges = await self._run("follow_items", [place, most])
+        return changes
 
     async def lag(self) -> Lag:
         """What of the live log is in no file yet."""

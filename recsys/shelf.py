@@ -1,0 +1,104 @@
+"""Shelf: the store's catalogue in the memory of a process, as it was at its last look.
+
+Not for several threads at once.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from recsys.catalog import Catalog, Mask
+from recsys.filters import Boost, Filter, Masks
+from recsys.interactions import IdMap
+from recsys.items import decode
+from recsys.store import ItemChanges, Store
+
+FOLLOWED = 250  # changes taken at a time: a few milliseconds of work
+NOWHERE = "0-0"  # the place in a stream that holds nothing yet
+COLUMNS = ("category", "price", "in_stock")  # made at once, others when a filter names them
+
+
+@dataclass
+class Shelf:
+    """What the store knew of items at a place in the stream of their changes.
+
+    known: by id, what is known of an item as JSON, see `items.encode`.
+    """
+
+    catalog: Catalog
+    masks: Masks
+    known: dict[str, bytes]
+    place: str
+
+    def apply(self, changes: ItemChanges) -> bool:
+        """Take over what changed; False where there may be more, see :meth:`catch_up`."""
+        if not changes:
+            return self.place == NOWHERE
+        here = _number(self.place)
+        if _number(changes[0][0].decode()) > here:
+            return False  # the place where this one stands is gone
+        for place, fields in changes[1:]:
+            if _number(place.decode()) > here:
+                self._put(fields[1].decode(), fields[3])
+                self.place = place.decode()
+        return len(changes) <= FOLLOWED
+
+    async def catch_up(self, store: Store) -> bool:
+        """Take over all that changed so far; False where all must be read anew: the store has lost
+        its data, or this one fell too far behind.
+
+        Raises StoreUnavailable.
+        """
+        while True:
+            before = self.place
+            if self.apply(await store.follow_items(before, FOLLOWED)):
+                return True
+            if self.place == before:
+                return False
+
+    async def align(self, items: IdMap) -> None:
+        """Be ready for a bundle's first request; a thread looks its items up, which takes long."""
+        found = await asyncio.to_thread(items.rows, self.catalog.ids())
+        self.catalog.align(items, found)
+
+    def allowed(self, items: IdMap, wanted: Filter | None) -> Mask | None:
+        """For a `Request`: the rows of a bundle that are visible and hold a filter."""
+        return self.masks.of(items, wanted)
+
+    def boosts(self, items: IdMap, boosts: Sequence[Boost]) -> tuple[tuple[Mask, float], ...]:
+        """For a `Request`: the rows of a bundle that hold each boost's filter, and its factor."""
+        masks = ((self.masks.of(items, boost.filter), boost.factor) for boost in boosts)
+        return tuple((mask, factor) for mask, factor in masks if mask is not None)
+
+    def _put(self, item_id: str, payload: bytes) -> None:
+        if payload:
+            self.known[item_id] = payload
+            self.catalog.upsert(item_id, decode(payload))
+        else:
+            self.known.pop(item_id, None)
+            self.catalog.delete(item_id)
+
+
+async def shelved(store: Store) -> Shelf:
+    """What the store knows of items. Raises StoreUnavailable."""
+    place, pairs = "", list[tuple[bytes, bytes]]()
+    async for now, found in store.all_items():
+        place = place or now  # what changes while this reads on is in the stream behind it
+        pairs += found
+    return await asyncio.to_thread(_filled, pairs, place)
+
+
+def _filled(pairs: Iterable[tuple[bytes, bytes]], place: str) -> Shelf:
+    catalog = Catalog()
+    shelf = Shelf(catalog, Masks(catalog), {}, place)
+    for item_id, payload in pairs:
+        shelf._put(item_id.decode(), payload)
+    for field in COLUMNS:
+        catalog.column(field)
+    return shelf
+
+
+def _number(place: str) -> tuple[int, int]:
+    """A place in a stream, as it sorts."""
+    milliseconds, number = place.split("-")
+    return int(milliseconds), int(number)
