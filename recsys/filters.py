@@ -1,6 +1,6 @@
 """Filters: conditions on items as a request states them, and the rows that hold them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,6 +123,16 @@ class Masks:
         if len(self._kept) * len(items) > REMEMBERED and len(self._kept) > 1:
             del self._kept[next(iter(self._kept))]
         return kept[2]
+
+    def held(self, item_ids: Sequence[str], wanted: Filter | None) -> Mask:
+        """Which of these items are visible and hold a filter, bool [item_ids]."""
+        conditions = wanted.conditions if wanted else ()
+        mask: Mask = self._slots(conditions)[self.catalog.slots_of(item_ids)]
+        for condition in conditions:
+            if condition.field == "item_id":
+                among = np.array([i in condition.values for i in item_ids], dtype=np.bool_)
+                mask &= among ^ (condition.operator == "nin")
+        return mask
 
     def unseen(self, items: IdMap, wanted: Filter | None, n: int) -> list[str]:
         """Up to n ids of visible items that hold a filter and that a bundle does not know, those

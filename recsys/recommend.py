@@ -11,7 +11,7 @@ from recsys import blend, ranking, retrieval, rules, selection
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
-from recsys.filters import LEAST_FACTOR, MOST_FACTOR
+from recsys.filters import LEAST_FACTOR, MOST_FACTOR, Filter, Masks
 from recsys.session import Session
 
 MAX_N = 1000
@@ -76,8 +76,7 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     clock = _Stopwatch()
     who = retrieval.profile(bundle, session, request.item_id)
     clock.lap("fold_in")
-    named = (*request.exclude, request.item_id) if request.item_id else request.exclude
-    out = rules.excluded(bundle, session, placement, who.user, named)
+    out = rules.excluded(bundle, session, placement, who.user, _named(request))
     allowed = rules.showable(request.allowed, out)
     clock.lap("rules")
     ranked = _ranked(bundle, who, placement, request.n, depth, out, allowed)
@@ -112,11 +111,54 @@ def placement_of(config: Config, name: str) -> Placement:
     return placement
 
 
-def similar(bundle: Bundle, item_id: str, n: int = 20) -> Recommendation:
-    """Items near one item. Raises KeyError when the bundle does not know it."""
+def similar(
+    bundle: Bundle, item_id: str, n: int = 20, allowed: Mask | None = None
+) -> Recommendation:
+    """Items near one item, of those allowed as in a Request. Raises KeyError when the bundle does
+    not know it."""
     if item_id not in bundle.items:
         raise KeyError(item_id)
-    return recommend(bundle, Session(), Request(n=n, item_id=item_id, placement="discover"))
+    return recommend(bundle, Session(), similar_to(item_id, n, allowed))
+
+
+def similar_to(item_id: str, n: int, allowed: Mask | None = None) -> Request:
+    """What :func:`similar` asks for, for nobody."""
+    return Request(n=n, item_id=item_id, placement="discover", allowed=allowed)
+
+
+def filled(
+    answer: Recommendation,
+    bundle: Bundle,
+    session: Session,
+    request: Request,
+    masks: Masks,
+    wanted: Filter | None = None,
+) -> Recommendation:
+    """The answer to a request; where it is shorter than n, followed by what the catalogue holds
+    beyond the bundle, named last first.
+
+    Nothing is known of these but what the shop says, so they come after all others, with the lowest
+    score of the list and the reason ``catalogue``. wanted: the filter of which the request's
+    ``allowed`` came.
+    """
+    lacking = request.n - len(answer.item_ids)
+    if lacking <= 0:
+        return answer
+    placement = placement_of(bundle.config, request.placement)
+    out = rules.excluded_ids(bundle, session, placement, _named(request))
+    found = masks.unseen(bundle.items, wanted, lacking + len(out))
+    more = [item for item in found if item not in out][:lacking]
+    lowest = min(answer.scores, default=0.0)
+    return dataclasses.replace(
+        answer,
+        item_ids=[*answer.item_ids, *more],
+        scores=[*answer.scores, *[lowest] * len(more)],
+        reasons=[*answer.reasons, *["catalogue"] * len(more)],
+    )
+
+
+def _named(request: Request) -> tuple[str, ...]:
+    return (*request.exclude, request.item_id) if request.item_id else request.exclude
 
 
 def _ranked(

@@ -19,16 +19,8 @@ def excluded(
     named: tuple[str, ...],
 ) -> NDArray[np.int32]:
     """Rows that are out, ascending: named in the request, refused, bought, or by the placement."""
-    # What was refused in an earlier session is out unless this one came back to it.
-    out = {*named, *session.current.rejected}
-    out.update(session.past.rejected.difference(session.current.types))
-    out.update(_taken_out(session, placement))
-    leaves_out_bought = placement.exclude_bought == "always" or (
-        placement.exclude_bought == "auto" and bundle.facts.exclude_bought
-    )
-    if leaves_out_bought:
-        held = (session.past.types, session.current.types)
-        out.update(item for types in held for item in types if "purchase" in types[item])
+    leaves_out_bought = _leaves_out_bought(bundle, placement)
+    out = excluded_ids(bundle, session, placement, named)
     of_history = user >= 0 and (leaves_out_bought or placement.exclude_seen)
     if not out and not of_history:
         return NO_ROWS
@@ -42,6 +34,21 @@ def excluded(
         rows.update(items.tolist())
     rows.discard(-1)
     return np.array(sorted(rows), dtype=np.int32)
+
+
+def excluded_ids(
+    bundle: Bundle, session: Session, placement: Placement, named: tuple[str, ...]
+) -> set[str]:
+    """Ids that are out for what the request or live events say of them, known to the bundle or not;
+    what the bundle knows of a user's history comes on top in :func:`excluded`."""
+    # What was refused in an earlier session is out unless this one came back to it.
+    out = {*named, *session.current.rejected}
+    out.update(session.past.rejected.difference(session.current.types))
+    out.update(_taken_out(session, placement))
+    if _leaves_out_bought(bundle, placement):
+        held = (session.past.types, session.current.types)
+        out.update(item for types in held for item in types if "purchase" in types[item])
+    return out
 
 
 def barred(
@@ -80,6 +87,12 @@ def boosted(
     for mask, factor in zip(masks, factors, strict=True):
         added[mask] += np.log(factor) * scale
     return added
+
+
+def _leaves_out_bought(bundle: Bundle, placement: Placement) -> bool:
+    return placement.exclude_bought == "always" or (
+        placement.exclude_bought == "auto" and bundle.facts.exclude_bought
+    )
 
 
 def _taken_out(session: Session, placement: Placement) -> Iterable[str]:
