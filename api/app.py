@@ -28,9 +28,9 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
         registry = Registry(settings.data_dir / "bundles")
         engine = Engine(settings, Store(settings.redis_url, settings.store), registry, now)
         app.state.engine = engine
+        with contextlib.suppress(StoreUnavailable):  # connected, and read, before the first request
+            await engine.up_to_date_shelf()
         await engine.refresh()
-        with contextlib.suppress(StoreUnavailable):  # connected before the first request
-            await engine.store.ping()
         watcher = asyncio.create_task(engine.watch())
         try:
             yield

@@ -1,6 +1,7 @@
 """Request bodies: read within a limit, decoded as JSON, with errors that name the position."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -9,22 +10,43 @@ from fastapi import Request
 from api.errors import Problem, invalid
 
 # sendBeacon posts text/plain, which needs no preflight.
-MEDIA_TYPES = frozenset({"", "application/json", "text/plain"})
+MEDIA_TYPES = ("application/json", "text/plain")
+LINES = "application/x-ndjson"
 
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
     """The JSON object of a request. Raises Problem: 400, 413, 415 or 422."""
-    media_type = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
-    if media_type not in MEDIA_TYPES:
-        raise Problem(
-            415,
-            "unsupported-media-type",
-            f"the body must be application/json or text/plain, not {media_type}",
-        )
+    _check_media_type(request, MEDIA_TYPES)
     data = _parse(await _read(request, limit))
     if not isinstance(data, dict):
         raise invalid(("", f"the body must be a JSON object, not {_kind(data)}"))
     return data
+
+
+async def read_list(request: Request, limit: int) -> list[Any]:
+    """The JSON list of a request, or what its lines hold, empty ones left out.
+
+    In the place of a line that is no JSON stands its Problem. Raises Problem: 400, 413, 415 or 422.
+    """
+    if _check_media_type(request, ("application/json", LINES)) == LINES:
+        lines = (await _read(request, limit)).split(b"\n")
+        return [_parse_line(line) for line in lines if line.strip()]
+    data = _parse(await _read(request, limit))
+    if not isinstance(data, list):
+        raise invalid(("", f"the body must be a JSON list, or lines as {LINES}, not {_kind(data)}"))
+    return data
+
+
+def _check_media_type(request: Request, known: Sequence[str]) -> str:
+    """The media type of a request's body, without parameters. Raises Problem 415."""
+    media_type = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if media_type not in ("", *known):
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            f"the body must be {' or '.join(known)}, not {media_type}",
+        )
+    return media_type
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -68,6 +90,13 @@ def _parse(body: bytes) -> Any:
     return data
 
 
+def _parse_line(line: bytes) -> Any:
+    try:
+        return _parse(line)
+    except Problem as problem:
+        return problem
+
+
 def _explain(body: bytes, error: orjson.JSONDecodeError) -> Problem:
     try:
         body.decode("utf-8")
@@ -79,5 +108,11 @@ def _explain(body: bytes, error: orjson.JSONDecodeError) -> Problem:
 
 
 def _kind(data: Any) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        type(None): "null",
+    }
     return names.get(type(data), "a number")

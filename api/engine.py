@@ -19,6 +19,7 @@ from recsys.mirror import Mirror, mirrored
 from recsys.recommend import Request, recommend
 from recsys.registry import Registry
 from recsys.session import Session
+from recsys.shelf import Shelf, shelved
 from recsys.store import Store, StoreUnavailable
 
 logger = logging.getLogger("recsys.api")
@@ -36,8 +37,10 @@ class Engine:
     now: Callable[[], float] = time.time  # Unix seconds
     bundle: Bundle | None = None
     mirror: Mirror | None = None  # of the aggregates that the bundle declares
+    shelf: Shelf | None = None  # of the catalogue
     flaw: str | None = None  # why the active bundle could not be loaded
     _failed: tuple[str, float] = field(default=("", 0.0), repr=False)
+    _shelving: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def refresh(self) -> None:
         """Load the active bundle if it is another one; keep the old one when that fails."""
@@ -56,8 +59,28 @@ class Engine:
             return
         telemetry.bundle_swapped(self.bundle.version if self.bundle else None, version)
         mirror = await self._mirrored(bundle, declare=True)
+        if self.shelf:
+            await self.shelf.align(bundle.items)
         self.bundle, self.mirror, self.flaw = bundle, mirror, None
         logger.info("serving bundle %s", version)
+
+    async def up_to_date_shelf(self) -> Shelf:
+        """The catalogue with every change acknowledged before this call. Raises StoreUnavailable.
+
+        Read anew where it fell behind or never was.
+        """
+        while (shelf := self.shelf) is None or not await shelf.catch_up(self.store):
+            async with self._shelving:
+                if self.shelf is not shelf:  # somebody else has read it meanwhile
+                    continue
+                anew = await shelved(self.store)
+                if self.bundle:
+                    await anew.align(self.bundle.items)
+                if shelf and (before := len(shelf.known)):
+                    now = len(anew.known)
+                    logger.warning("the catalogue was read anew: %d items, %d before", now, before)
+                self.shelf = anew
+        return shelf
 
     async def keep_up(self) -> None:
         """Bring the mirror up to the store; read it anew where it fell behind or never was."""
@@ -84,6 +107,7 @@ class Engine:
             await self.refresh()
             await self.keep_up()
             with contextlib.suppress(StoreUnavailable):
+                await self.up_to_date_shelf()
                 if self.mirror:
                     await self.mirror.sweep(self.store)
 

@@ -54,14 +54,16 @@ def invalid(*fields: tuple[str, str]) -> Problem:
     return Problem(422, "invalid-request", detail, fields=fields)
 
 
-def store_unavailable(error: StoreUnavailable) -> Problem:
+AGAIN = "not confirmed; try again with the same event_id, so that nothing counts twice"
+
+
+def store_unavailable(error: StoreUnavailable, remedy: str = AGAIN) -> Problem:
     """503. What Redis says is passed on; how it was tried to be reached is not the client's."""
     reason = str(error) if isinstance(error, StoreRefusal) else "Redis cannot be reached"
     return Problem(
         503,
         "store-unavailable",
-        f"the store of live data is unavailable ({reason}): not confirmed; try again with the same "
-        "event_id, so that nothing counts twice",
+        f"the store of live data is unavailable ({reason}): {remedy}",
         headers={"Retry-After": "1"},
     )
 

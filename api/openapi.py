@@ -8,9 +8,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api import schemas
+from api.body import LINES
 
 REF = "#/components/schemas/{model}"
-BODIES = (schemas.EventsIn, schemas.RecommendIn, schemas.IdentifyIn, schemas.ProblemOut)
+BODIES = (
+    schemas.EventsIn,
+    schemas.RecommendIn,
+    schemas.IdentifyIn,
+    schemas.ItemIn,
+    schemas.ItemsIn,
+    schemas.ProblemOut,
+)
 PROBLEM = {"application/problem+json": {"schema": {"$ref": REF.format(model="ProblemOut")}}}
 MEANINGS = {
     400: "The body is not JSON in UTF-8",
@@ -33,10 +41,12 @@ def failures(*problems: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"description": MEANINGS[code], "content": PROBLEM} for code in problems}
 
 
-def body_of(model: type[BaseModel], *media_types: str) -> dict[str, Any]:
-    """A route's request body."""
-    schema = {"schema": {"$ref": REF.format(model=model.__name__)}}
+def body_of(model: type[BaseModel], *media_types: str, lines: str = "") -> dict[str, Any]:
+    """A route's request body. lines: an example of it as lines of JSON."""
+    schema: dict[str, Any] = {"schema": {"$ref": REF.format(model=model.__name__)}}
     content = dict.fromkeys(media_types or ("application/json",), schema)
+    if lines:
+        content[LINES] = {"schema": {"type": "string"}, "example": lines}
     return {"requestBody": {"required": True, "content": content}}
 
 

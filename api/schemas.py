@@ -8,19 +8,23 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    RootModel,
     StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
 )
 from pydantic_core import PydanticCustomError
 
 from recsys.events import MAX_ABS_VALUE, MAX_ID_LENGTH
+from recsys.items import MAX_PROPERTIES, MAX_PROPERTY_BYTES, MAX_TITLE, MAX_URL
 from recsys.recommend import MAX_N
 
 MAX_EVENTS = 1000  # in one request
 MAX_EXCLUDED = 10_000  # items named in one request
 MAX_VERSION = 2**53  # beyond it JSON numbers are not exact
+MAX_ITEMS = 10_000  # changed in one request
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 PLACEMENTS = (
@@ -31,17 +35,29 @@ PLACEMENTS = (
     "bundle's configuration may hold others and change these; an unknown name is refused with the "
     "list of those there are"
 )
-NOT_YET = "not available yet: refused until there is a catalogue"
+FILTER = (
+    "items must hold all conditions on `category`, `price`, `in_stock`, `title`, `item_id` or "
+    "`properties.NAME`: a value, a list of values, or operators `eq ne lt le gt ge in nin`. Of an "
+    "item of which a field is not known, only `ne` and `nin` hold"
+)
+BOOST = (
+    "items that hold a `filter` count for more, `factor` above 1, or for less; from 0.1 to 10, 2 "
+    "lifts by 0.7 standard deviations of the scores"
+)
+OBJECT = WithJsonSchema({"type": "object"})
+
+
+ITEM: dict[str, Any] = {
+    "title": "Trail shoe",
+    "category": ["shoes", "outdoor"],
+    "price": 79.5,
+    "in_stock": True,
+    "properties": {"brand": "x"},
+}
 
 
 def _example(**fields: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"example": fields})
-
-
-def _not_yet(value: Any) -> Any:
-    if value is not None:
-        raise PydanticCustomError("not_available", "not available yet: it needs the catalogue")
-    return value
 
 
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +78,6 @@ def _moment(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
-Later = Annotated[Any, AfterValidator(_not_yet)]
 Number = Annotated[float, Field(ge=-MAX_ABS_VALUE, le=MAX_ABS_VALUE, allow_inf_nan=False)]
 
 
@@ -144,11 +159,15 @@ class RecommendIn(BaseModel):
     item_id: Id | None = Field(
         None, description="the item on the page; never returned", examples=["1082185"]
     )
-    filter: Later = Field(None, description=NOT_YET, examples=[{"price": {"lt": 50}}])
+    filter: Annotated[Any, OBJECT] = Field(
+        None, description=FILTER, examples=[{"price": {"lt": 50}, "category": ["shoes", "boots"]}]
+    )
     exclude: list[Id] = Field(
         default_factory=list, max_length=MAX_EXCLUDED, description="items not to return"
     )
-    boost: Later = Field(None, description=NOT_YET, examples=[{"in_stock": True}])
+    boost: Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})] = Field(
+        None, description=BOOST, examples=[[{"filter": {"in_stock": True}, "factor": 2}]]
+    )
     diversity: float | None = Field(
         None,
         ge=0,
@@ -168,7 +187,9 @@ class SimilarIn(BaseModel):
     model_config = STRICT
 
     n: int = Field(20, ge=1, le=MAX_N, description="items wanted", examples=[10])
-    filter: Later = Field(None, description=NOT_YET, examples=[{"price": {"lt": 50}}])
+    filter: str | None = Field(
+        None, description=f"JSON text: {FILTER}", examples=['{"price": {"lt": 50}}']
+    )
 
 
 class IdentifyIn(BaseModel):
@@ -181,7 +202,13 @@ class RecommendedItem(BaseModel):
     item_id: str
     score: float = Field(description="of the ranking; with `diversity` scores need not descend")
     rank: int = Field(description="from 1")
-    reason: str = Field(description="the source that speaks most for the item")
+    reason: str = Field(
+        description="the source that speaks most for the item; `catalogue`: the bundle does not "
+        "know it, and the list would else be shorter than `n`"
+    )
+    properties: dict[str, Any] | None = Field(
+        None, description="what the catalogue knows of the item, as `GET /v1/items/{item_id}` gives"
+    )
     features: dict[str, float] | None = Field(None, description="with `explain`")
 
 
@@ -209,6 +236,60 @@ class RecommendOut(BaseModel):
             }
         }
     )
+
+
+class ItemIn(BaseModel):
+    """What changes of an item: fields not given stay, `null` clears one; so with properties."""
+
+    model_config = STRICT | _example(**ITEM)
+
+    title: str | None = Field(None, max_length=MAX_TITLE, examples=["Trail shoe"])
+    category: str | list[str] | None = Field(None, examples=[["shoes", "outdoor"]])
+    price: float | None = Field(None, ge=0, examples=[79.5])
+    in_stock: bool | None = Field(None, examples=[True])
+    image_url: str | None = Field(None, max_length=MAX_URL)
+    visible: bool | None = Field(None, description="`false`: in no list", examples=[True])
+    properties: dict[str, Any] | None = Field(
+        None,
+        description="texts, numbers, true and false, or lists of such; "
+        f"at most {MAX_PROPERTIES} and {MAX_PROPERTY_BYTES} bytes of JSON",
+        examples=[{"brand": "x"}],
+    )
+
+
+class ListedItemIn(ItemIn):
+    """A change in a list names its item."""
+
+    model_config = STRICT | _example(item_id="1082185", **ITEM)
+
+    item_id: Id = Field(examples=["1082185"])
+
+
+class ItemsIn(RootModel[list[ListedItemIn]]):
+    """Changes, one after the other; one that is bad does not spoil the others."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": [
+                {"item_id": "1082185", "price": 69.5, "in_stock": True},
+                {"item_id": "995242", "visible": False},
+            ]
+        }
+    )
+
+
+class ItemOut(ListedItemIn):
+    """What is known of an item."""
+
+
+class ItemsOut(BaseModel):
+    model_config = _example(
+        accepted=1,
+        rejected=[{"index": 1, "field": "price", "message": "must not be negative, got -1"}],
+    )
+
+    accepted: int
+    rejected: list[Rejected]
 
 
 class SimilarOut(BaseModel):

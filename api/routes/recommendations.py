@@ -11,21 +11,30 @@ from pydantic import ValidationError
 
 from api import telemetry
 from api.body import read_object
+from api.catalogue import (
+    CATALOGUE_UNREAD,
+    STORE_UNAVAILABLE,
+    boosts_wanted,
+    described,
+    filter_wanted,
+)
 from api.engine import Engine, engine_of
 from api.errors import Problem, field_errors, invalid, store_unavailable
 from api.openapi import answers, body_of, query_of
 from api.schemas import RecommendIn, RecommendOut
+from recsys import shelf as shelves
 from recsys.aggregates import ranking_by
 from recsys.mirror import FOLLOWED
-from recsys.recommend import Recommendation, UnknownPlacementError, recommend
+from recsys.recommend import Recommendation, UnknownPlacementError, filled, recommend
 from recsys.recommend import Request as Wanted
 from recsys.session import Session
+from recsys.shelf import Shelf
 from recsys.store import Live, StoreUnavailable
 
 router = APIRouter(tags=["recommendations"])
 
 FIELDS = list(RecommendIn.model_fields)
-STORE_UNAVAILABLE = "store-unavailable"
+QUERY_LACKS = ("exclude", "filter", "boost")  # fields that are no scalars
 # Why an answer is of a lower tier although nothing failed.
 LACKING = {"batch": "no-session-events", "popular": "nothing-known"}
 
@@ -49,10 +58,12 @@ async def post_recommendations(request: Request) -> Response:
 @router.get(
     "/v1/recommendations",
     responses=answers(RecommendOut, 200, 409, 422, 503),
-    openapi_extra=query_of(RecommendIn, "exclude", "filter", "boost"),
+    openapi_extra=query_of(RecommendIn, *QUERY_LACKS),
 )
 async def get_recommendations(request: Request) -> Response:
     """The same with query parameters."""
+    if left_out := [name for name in QUERY_LACKS if name in request.query_params]:
+        raise invalid(*((name, "not in a query: POST takes it") for name in left_out))
     try:
         wanted = RecommendIn.model_validate_strings(dict(request.query_params))
     except ValidationError as error:
@@ -60,8 +71,8 @@ async def get_recommendations(request: Request) -> Response:
     return await _answer(engine_of(request), wanted)
 
 
-def listed(result: Recommendation) -> list[dict[str, Any]]:
-    """The items of an answer."""
+def listed(result: Recommendation, shelf: Shelf | None) -> list[dict[str, Any]]:
+    """The items of an answer, with what the catalogue knows of them."""
     items: list[dict[str, Any]] = [
         {"item_id": item, "score": score, "rank": rank, "reason": reason}
         for rank, (item, score, reason) in enumerate(
@@ -70,15 +81,19 @@ def listed(result: Recommendation) -> list[dict[str, Any]]:
     ]
     for item, features in zip(items, result.features, strict=False):
         item["features"] = features
+    described(items, shelf)
     return items
 
 
 async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
+    condition, boosts = filter_wanted(wanted.filter), boosts_wanted(wanted.boost)
     bundle, mirror = engine.active_bundle(), engine.mirror
     if not ranking_by(bundle.config):
         mirror = None
     start = perf_counter_ns()
-    live, degraded = await _live(engine, wanted, mirror.place if mirror else "")
+    live, shelf, degraded = await _live(engine, wanted, mirror.place if mirror else "")
+    if condition and shelf is None:
+        raise store_unavailable(StoreUnavailable(), CATALOGUE_UNREAD)
     if mirror and live.changes:
         mirror.apply(live.changes)
         if len(live.changes.entries) == FOLLOWED:
@@ -97,25 +112,27 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
         own=mirror.own(live.own) if mirror else None,
     )
     folded = perf_counter_ns()
+    asked = Wanted(
+        n=wanted.n,
+        placement=wanted.placement,
+        item_id=wanted.item_id,
+        exclude=tuple(wanted.exclude),
+        diversity=wanted.diversity,
+        explain=wanted.explain,
+        allowed=shelf.allowed(bundle.items, condition) if shelf else None,
+        boosts=shelf.boosts(bundle.items, boosts) if shelf else (),
+    )
+    filtered = perf_counter_ns()
     try:
-        result = recommend(
-            bundle,
-            session,
-            Wanted(
-                n=wanted.n,
-                placement=wanted.placement,
-                item_id=wanted.item_id,
-                exclude=tuple(wanted.exclude),
-                diversity=wanted.diversity,
-                explain=wanted.explain,
-            ),
-        )
+        result = recommend(bundle, session, asked)
     except UnknownPlacementError as error:
         raise invalid(("placement", str(error))) from error
+    if shelf:
+        result = filled(result, bundle, session, asked, shelf.masks, condition)
     degraded = degraded or LACKING.get(result.tier)
     answer: dict[str, Any] = {
         "recommendation_id": os.urandom(16).hex(),
-        "items": listed(result),
+        "items": listed(result, shelf),
         "bundle": result.bundle,
         "session_version": session.version,
         "tier": result.tier,
@@ -124,6 +141,7 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
         answer["timings"] = {
             "store_read": (read - start) / 1000,
             "session": (folded - read) / 1000,
+            "filter": (filtered - folded) / 1000,
             **result.timings,
             "total": (perf_counter_ns() - start) / 1000,
         }
@@ -132,23 +150,32 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
     return Response(orjson.dumps(answer), 200, headers, "application/json")
 
 
-async def _live(engine: Engine, wanted: RecommendIn, place: str) -> tuple[Live, str | None]:
-    """The visitor's live data, and why it is missing when Redis does not answer.
+async def _live(
+    engine: Engine, wanted: RecommendIn, place: str
+) -> tuple[Live, Shelf | None, str | None]:
+    """The visitor's live data and the catalogue as they are now, and why they are not.
 
-    place: in the stream of aggregates' changes; those since then come along. A list from an older
-    state than asked for is never made up: that is 409, or 503 without Redis.
+    place: in the stream of aggregates' changes; those since then come along, as those of items do.
+    Without Redis there is no live data, and the catalogue is what it was when last seen. A list
+    from an older state than asked for is never made up: that is 409, or 503 without Redis.
     """
     least = wanted.min_session_version or 0
     if least and wanted.session_id is None:
         raise invalid(("min_session_version", "needs a session_id"))
+    shelf = engine.shelf
+    at = shelf.place if shelf else ""
     try:
-        live = await engine.store.read(wanted.session_id, wanted.user_id, place, FOLLOWED)
+        live = await engine.store.read(
+            wanted.session_id, wanted.user_id, place, FOLLOWED, at, shelves.FOLLOWED
+        )
+        if shelf is None or not shelf.apply(live.items):
+            shelf = await engine.up_to_date_shelf()
     except StoreUnavailable as error:
         telemetry.store_errors.inc()
         if least:
             raise store_unavailable(error) from error
-        return Live(), STORE_UNAVAILABLE
+        return Live(), shelf, STORE_UNAVAILABLE
     if live.version < least:
         detail = f"session {wanted.session_id!r} is at version {live.version}, not yet {least}"
         raise Problem(409, "session-version", detail, fields=[("min_session_version", detail)])
-    return live, None
+    return live, shelf, None

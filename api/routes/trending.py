@@ -1,19 +1,28 @@
 """/v1/trending: what rises now."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
 
 from api import telemetry
+from api.catalogue import described, filter_of_query, shelf_for
 from api.engine import engine_of
 from api.errors import store_unavailable
 from api.openapi import answers, query_of
 from api.routes.items import list_wanted
 from api.schemas import SimilarIn, SimilarOut
 from recsys.aggregates import risen
+from recsys.filters import Filter
+from recsys.shelf import Shelf
 from recsys.store import StoreUnavailable
 
 router = APIRouter(tags=["items"])
+
+LOOKED_AT = 2000  # items that are held against a filter at a time
 
 
 @router.get(
@@ -26,21 +35,47 @@ async def trending(request: Request) -> Response:
     engine = engine_of(request)
     bundle = engine.active_bundle()
     wanted = list_wanted(request)
+    condition = filter_of_query(wanted.filter)
     await engine.keep_up()
     if engine.mirror is None:
         telemetry.store_errors.inc()
         raise store_unavailable(StoreUnavailable("aggregates could not be read yet"))
+    shelf, degraded = await shelf_for(engine, condition)
     state = engine.mirror.state
-    scores = risen(state, np.arange(len(state.names["item"]), dtype=np.int32))
-    best = np.lexsort((np.arange(len(scores)), -scores))[: wanted.n].tolist()
-    items = [
+    names = state.names["item"]
+    scores = risen(state, np.arange(len(names), dtype=np.int32))
+    order = np.lexsort((np.arange(len(scores)), -scores))
+    items: list[dict[str, Any]] = [
         {
-            "item_id": state.names["item"][number],
+            "item_id": names[number],
             "score": float(scores[number]),
             "rank": rank,
             "reason": "trending",
         }
-        for rank, number in enumerate(best, 1)
+        for rank, number in enumerate(_shown(names, order, wanted.n, shelf, condition), 1)
     ]
+    described(items, shelf)
     answer = {"items": items, "bundle": bundle.version}
-    return Response(orjson.dumps(answer), media_type="application/json")
+    headers = {"X-Degraded": degraded} if degraded else None
+    return Response(orjson.dumps(answer), 200, headers, "application/json")
+
+
+def _shown(
+    names: Sequence[str],
+    order: NDArray[np.intp],
+    n: int,
+    shelf: Shelf | None,
+    condition: Filter | None,
+) -> list[int]:
+    """The first n in order that are visible and hold a filter."""
+    if shelf is None or not (condition or shelf.catalog.hidden):
+        shown: list[int] = order[:n].tolist()
+        return shown
+    shown = []
+    for at in range(0, len(order), LOOKED_AT):
+        part = order[at : at + LOOKED_AT].tolist()
+        held = shelf.masks.held([names[number] for number in part], condition)
+        shown += [number for number, holds in zip(part, held.tolist(), strict=True) if holds]
+        if len(shown) >= n:
+            break
+    return shown[:n]

@@ -11,6 +11,8 @@ from tests.api.conftest import Served
 
 pytestmark = pytest.mark.anyio
 
+LINES = {"content-type": "application/x-ndjson"}
+
 
 async def test_ready(api: Served, bundle: Bundle) -> None:
     """With a bundle and Redis the API is ready and names the bundle."""
@@ -40,6 +42,8 @@ async def test_openapi(api: Served) -> None:
     assert set(document["paths"]) >= {
         "/v1/events",
         "/v1/recommendations",
+        "/v1/items",
+        "/v1/items/{item_id}",
         "/v1/items/{item_id}/similar",
         "/v1/sessions/{session_id}",
         "/v1/sessions/{session_id}/identify",
@@ -78,19 +82,22 @@ async def test_everything_described_has_an_example(api: Served) -> None:
         getattr(schemas, name).model_validate_json(json.dumps(example), strict=True)
 
 
-async def test_what_is_refused_for_now_is_described_so(api: Served) -> None:
-    """Fields of the contract that are always refused say that they are not available yet."""
+async def test_examples_of_filters_and_boosts_can_be_used(api: Served) -> None:
+    """What the description shows is accepted as it is."""
     document = (await api.client.get("/openapi.json")).json()
     fields = document["components"]["schemas"]["RecommendIn"]["properties"]
     for name in ("filter", "boost"):
-        assert fields[name]["description"].startswith("not available yet"), name
         response = await api.post("/v1/recommendations", {name: fields[name]["examples"][0]})
-        assert response.status_code == 422
-    for path in ("/v1/recommendations", "/v1/items/{item_id}/similar"):
+        assert response.status_code == 200, response.text
+    for path in ("/v1/items/{item_id}/similar", "/v1/trending"):
         parameters = {p["name"]: p for p in document["paths"][path]["get"]["parameters"]}
-        for name in {"filter", "boost"} & set(parameters):
-            assert parameters[name]["description"].startswith("not available yet"), name
-    assert "filter" in parameters
+        query = {"filter": parameters["filter"]["schema"]["examples"][0]}
+        response = await api.client.get(path.replace("{item_id}", "i1"), params=query)
+        assert response.status_code == 200, response.text
+    bulk = document["paths"]["/v1/items"]["post"]["requestBody"]["content"]
+    lines = bulk["application/x-ndjson"]["example"]
+    response = await api.client.post("/v1/items", content=lines, headers=LINES)
+    assert response.json() == {"accepted": 2, "rejected": []}
 
 
 def _references(node: object) -> list[str]:

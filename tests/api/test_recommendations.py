@@ -176,8 +176,11 @@ async def test_an_older_state_is_never_answered(api: Served, problem: Check) -> 
         ({"item_id": 5}, "item_id", "valid string"),
         ({"exclude": "i1"}, "exclude", "valid list"),
         ({"placement": "defualt"}, "placement", "did you mean 'default'?"),
-        ({"filter": {"category": "x"}}, "filter", "not available yet"),
-        ({"boost": {"a": 1}}, "boost", "not available yet"),
+        ({"filter": "x"}, "filter", "must be a JSON object, got 'x'"),
+        ({"filter": {"prise": 5}}, "filter.prise", "unknown field; did you mean 'price'?"),
+        ({"filter": {"price": {"lt": "5"}}}, "filter.price.lt", "must be a number"),
+        ({"boost": {"filter": {"price": 5}, "facto": 2}}, "boost.facto", "did you mean 'factor'?"),
+        ({"boost": [{"filter": {"price": 5}, "factor": 11}]}, "boost.0.factor", "from 0.1 to 10"),
         ({"diversity": 1.5}, "diversity", "less than or equal to 1"),
         ({"diversity": -0.1}, "diversity", "greater than or equal to 0"),
         ({"diversity": "0.5"}, "diversity", "valid number"),
@@ -197,6 +200,7 @@ async def test_a_bad_query_is_named(api: Served, problem: Check) -> None:
     """GET refuses what POST refuses."""
     bad = {"n=0": "n", "n=x": "n", "sesion_id=s": "sesion_id", "placement=baskt": "placement"}
     diverse = ("diversity=2", "diversity=nan", "diversity=-inf", "diversity=some")
+    bad |= {"filter=%7B%7D": "filter", "boost=%5B%5D": "boost", "exclude=i1": "exclude"}
     for query, field in {**bad, **dict.fromkeys(diverse, "diversity")}.items():
         response = await api.client.get(f"/v1/recommendations?{query}")
         assert problem(response, 422)["errors"][0]["field"] == field
