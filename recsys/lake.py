@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 import polars as pl
@@ -24,7 +25,7 @@ from recsys.events import ACCEPTED, Event
 
 logger = logging.getLogger("recsys.lake")
 
-# The columns of a log, and what else an event says.
+# The columns of a log, and what else is known of an event.
 SCHEMA: dict[str, pl.DataType] = {
     "user_id": pl.String(),
     "session_id": pl.String(),
@@ -39,7 +40,11 @@ SCHEMA: dict[str, pl.DataType] = {
     # The place of the entry in its stream: when it was accepted, and which one in that millisecond.
     ACCEPTED: pl.Int64(),
     "accepted_number": pl.Int64(),
+    # What was known of the item then; older files lack it.
+    "price": pl.Float64(),
+    "category": pl.List(pl.String()),
 }
+TERMS = ("price", "category")
 PART_ROWS = 200_000  # a part is written anew with each addition; beyond this the next one begins
 REACHED = "recsys.reached"  # the metadata that holds a place for each stream, by the log's name
 
@@ -49,11 +54,15 @@ NOWHERE: Place = (0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An accepted event. place: in the stream of its partition. user_id: known of its session."""
+    """An accepted event. place: in the stream of its partition. user_id: known of its session.
+
+    terms: the item's price and category when it was accepted, as far as they were known.
+    """
 
     place: Place
     event: Event
     user_id: str | None
+    terms: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -167,6 +176,7 @@ def _table(entries: list[Entry]) -> pl.DataFrame:
     rows = [
         {
             **{name: getattr(entry.event, name) for name in SCHEMA if name in Event.__slots__},
+            **{name: entry.terms.get(name) for name in TERMS},
             "user_id": entry.event.user_id or entry.user_id,
             "properties": orjson.dumps(entry.event.properties).decode()
             if entry.event.properties

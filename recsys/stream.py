@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
@@ -333,4 +334,5 @@ def _after(place: str) -> str:
 def _entry(place: bytes, fields: dict[bytes, bytes]) -> Entry:
     milliseconds, number = place.split(b"-")
     user = fields.get(b"u", b"").decode() or None
-    return Entry((int(milliseconds), int(number)), decode(fields[b"e"]), user)
+    terms = orjson.loads(fields.get(b"t", b"{}"))
+    return Entry((int(milliseconds), int(number)), decode(fields[b"e"]), user, terms)

@@ -1,5 +1,6 @@
 """Files by the hour: each event once, in the hour of its time, whatever was interrupted."""
 
+import dataclasses
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,12 @@ def test_an_event_lies_in_the_hour_of_its_time(tmp_path: Path) -> None:
 
 
 def test_all_that_an_event_says_is_kept(tmp_path: Path) -> None:
-    """Every field, and the user its session is known by."""
+    """Every field, the user its session is known by, and what was known of its item."""
     lake = taken(tmp_path)
     told = {"value": 2.5, "recommendation_id": "r", "position": 3, "properties": {"a": [1, "ü"]}}
-    lake.add(0, [entry(1, user="u", **told), entry(2, user_id="v")], "log")
+    terms = {"price": 5.0, "category": ["a", "b"]}
+    first = dataclasses.replace(entry(1, user="u", **told), terms=terms)
+    lake.add(0, [first, entry(2, user_id="v")], "log")
     rows = pl.read_parquet(tmp_path).rows(named=True)
     assert rows[0] == {
         "user_id": "u",
@@ -68,9 +71,27 @@ def test_all_that_an_event_says_is_kept(tmp_path: Path) -> None:
         "properties": '{"a":[1,"ü"]}',
         "accepted_ms": 1,
         "accepted_number": 0,
+        **terms,
     }
     assert rows[1]["user_id"] == "v"
-    assert rows[1]["properties"] is None
+    assert {rows[1][name] for name in ("properties", "price", "category")} == {None}
+
+
+def test_files_of_before_terms_were_noted_go_on(tmp_path: Path) -> None:
+    """A file that lacks price and category takes more events, and is read beside others."""
+    lake = taken(tmp_path)
+    lake.add(0, [entry(1)], "log")
+    (path,) = tmp_path.rglob("*.parquet")
+    metadata = pl.read_parquet_metadata(path)
+    old = pl.read_parquet(path, glob=False).drop("price", "category")
+    old.write_parquet(path, metadata={"recsys.reached": metadata["recsys.reached"]})
+    copy = path.with_name("11-0-000.parquet")
+    copy.write_bytes(path.read_bytes())
+    lake.look_again()
+    assert lake.add(0, [entry(1), dataclasses.replace(entry(2), terms={"price": 5.0})], "log") == 1
+    assert pl.read_parquet(path, glob=False)["price"].to_list() == [None, 5.0]
+    log = load_log([tmp_path], now=NOON + 86_400)
+    assert sorted(log.frame["event_id"]) == ["e1", "e2"]
 
 
 def test_a_log_is_read_from_it_as_it_is(tmp_path: Path) -> None:

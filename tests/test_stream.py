@@ -75,6 +75,21 @@ def running(stream: Stream) -> Iterator[Stream]:
     assert not thread.is_alive()
 
 
+async def test_the_price_of_the_moment_reaches_the_files(
+    reader: Any, store: Store, tmp_path: Path
+) -> None:
+    """What was known of an item when its event was accepted stands beside the event."""
+    (event, *others) = clicks(0, 3)
+    await store.put_items([("i0", {"price": 5.0, "category": ("a", "b")})])
+    await store.append([event])
+    await store.put_items([("i0", {"price": 6.0})])
+    await store.append(others)
+    reader().drain()
+    found = pl.concat([pl.read_parquet(path) for path in tmp_path.glob("*/[!.]*.parquet")])
+    terms = found.sort("event_id").select("price", "category").rows()
+    assert terms == [(5.0, ["a", "b"]), (None, None), (None, None)]
+
+
 async def test_what_was_accepted_is_in_files_and_no_longer_in_the_log(
     store: Store, reader: Any, tmp_path: Path
 ) -> None:
