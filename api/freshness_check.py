@@ -41,7 +41,7 @@ class Tally:
     tiers: Counter[str] = field(default_factory=Counter)
 
 
-class _Connection:
+class Connection:
     """HTTP/1.1 on one kept-alive connection: all the client this check needs."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,23 +49,29 @@ class _Connection:
         self._writer = writer
 
     @classmethod
-    async def open(cls, host: str, port: int) -> "_Connection":
+    async def open(cls, host: str, port: int) -> "Connection":
         return cls(*await asyncio.open_connection(host, port))
 
     async def post(self, path: str, payload: Any) -> Any:
-        body = orjson.dumps(payload)
+        return await self.call("POST", path, orjson.dumps(payload))
+
+    async def call(
+        self, method: str, path: str, body: bytes = b"", media_type: str = "application/json"
+    ) -> Any:
+        """The JSON of an answer, ``None`` for an empty one. Raises UnexpectedAnswerError."""
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         self._writer.write(head.encode() + body)
         lines = (await self._reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-        length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+        lengths = (int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+        length = next(lengths, 0)
         answer = await self._reader.readexactly(length)
         status = int(lines[0].split()[1])
         if status >= 300:
-            raise UnexpectedAnswerError(f"POST {path}: {status} {answer.decode()}")
-        return orjson.loads(answer)
+            raise UnexpectedAnswerError(f"{method} {path}: {status} {answer.decode()}")
+        return orjson.loads(answer) if answer else None
 
     async def close(self) -> None:
         self._writer.close()
@@ -149,8 +155,8 @@ async def _lane(host: str, port: int, visits: list[_Visit], break_order: bool) -
 
     Two connections mostly end in two workers, so nothing kept within a worker can help.
     """
-    clicks = await _Connection.open(host, port)
-    lists = await _Connection.open(host, port)
+    clicks = await Connection.open(host, port)
+    lists = await Connection.open(host, port)
     for visit in visits:
         ask = {"session_id": visit.session, "n": SHOWN, "placement": visit.placement}
         before = await lists.post("/v1/recommendations", ask)

@@ -103,8 +103,9 @@ def encode(item: Item) -> bytes:
 
 
 def decode(payload: bytes) -> Item:
-    """The inverse of :func:`encode`; not checked again."""
-    values = orjson.loads(payload)
+    """The inverse of :func:`encode`; what a later version adds is passed over."""
+    stored = orjson.loads(payload)
+    values = {name: stored[name] for name in FIELDS if name in stored}
     if "category" in values:
         values["category"] = tuple(values["category"])
     if "properties" in values:

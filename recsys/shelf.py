@@ -13,7 +13,7 @@ from recsys.interactions import IdMap
 from recsys.items import decode
 from recsys.store import ItemChanges, Store
 
-FOLLOWED = 250  # changes taken at a time: a few milliseconds of work
+FOLLOWED = 100  # changes taken at a time: a few milliseconds of work
 NOWHERE = "0-0"  # the place in a stream that holds nothing yet
 COLUMNS = ("category", "price", "in_stock")  # made at once, others when a filter names them
 

@@ -147,6 +147,11 @@ def test_what_is_stored_is_read_back(value: Item) -> None:
     assert decode(encode(value)) == value
 
 
+def test_an_item_of_a_later_version_is_read() -> None:
+    """Fields that this version does not know do not keep it from those it does."""
+    assert decode(b'{"price":5.0,"visible":true,"weight":[1]}') == Item(price=5.0)
+
+
 json_values = st.recursive(
     st.none() | scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),

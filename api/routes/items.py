@@ -24,7 +24,7 @@ from recsys.store import Store, StoreUnavailable
 router = APIRouter(tags=["items"])
 
 ItemId = Annotated[str, Path(examples=["1082185"])]
-TOGETHER = 250  # items that change in one round trip, so that others are served in between
+TOGETHER = 100  # items that change in one round trip; others are served in between
 AGAIN = "not confirmed; try again: what is said of an item twice changes nothing more"
 LINES = """{"item_id": "1082185", "price": 69.5}
 {"item_id": "995242", "visible": false}
