@@ -167,7 +167,7 @@ async def test_declaring_aggregates_anew_leaves_items_alone(store: Store) -> Non
     """Their epoch is not that of the catalogue."""
     await put(store, "i1", price=1)
     shelf = await shelved(store)
-    await store.declare("[]")
+    await store.declare([])
     assert await shelf.catch_up(store)
     assert await store.item("i1") == Item(price=1.0)
 
