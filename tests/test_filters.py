@@ -73,6 +73,9 @@ def test_a_filter_keeps_the_items_that_hold_it(
 ) -> None:
     """All conditions must hold; a hidden item never does; what is unknown is only not something."""
     assert held(catalog, data) == answer
+    ids = ITEMS.ids(range(len(ITEMS)))
+    each = Masks(catalog).held(ids, filter_of(data))
+    assert "".join(str(row) for row in np.flatnonzero(each)) == answer
 
 
 BAD = [
