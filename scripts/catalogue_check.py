@@ -131,7 +131,7 @@ class Past:
 
 @dataclass
 class Shop:
-    """What was said of each item, and the answers that contradict it."""
+    """What was said of each item, and how many lists contradict it."""
 
     past: dict[str, Past] = field(default_factory=dict)
     lists: int = 0
@@ -162,20 +162,19 @@ class Shop:
     ) -> None:
         """Hold a list against the past. but: an item that it leaves out for another reason."""
         self.lists += 1
+        flaws = []
         shown = {entry["item_id"]: entry.get("properties") for entry in answer["items"]}
         for item_id, past in self.past.items():
             states = list(past.possible(start, end))
             held = [holds(state, wanted) for state in states]
             if item_id in shown and not any(held):
-                self._flaw(f"{item_id} stands in a list of {wanted}, but it is {states}")
+                flaws.append(f"{item_id} stands in a list of {wanted}, but it is {states}")
             elif item_id not in shown and all(held) and item_id != but:
-                self._flaw(f"{item_id} is missing in a list of {wanted}: it is {states}")
+                flaws.append(f"{item_id} is missing in a list of {wanted}: it is {states}")
             elif item_id in shown and shown[item_id] not in [full(state) for state in states]:
-                self._flaw(f"{item_id} is said to be {shown[item_id]}: it is {states}")
-
-    def _flaw(self, text: str) -> None:
-        self.wrong += 1
-        self.examples = [*self.examples, text][:3]
+                flaws.append(f"{item_id} is said to be {shown[item_id]}: it is {states}")
+        self.wrong += bool(flaws)
+        self.examples = [*self.examples, *flaws][:3]
 
 
 def holds(state: State, wanted: dict[str, Any]) -> bool:
