@@ -227,7 +227,13 @@ class RecommendOut(BaseModel):
             "example": {
                 "recommendation_id": "0f6a1c3e5b7d4a6f8c9e0d1b2a3f4c5d",
                 "items": [
-                    {"item_id": "1029743", "score": 0.83, "rank": 1, "reason": "session_embedding"},
+                    {
+                        "item_id": "1029743",
+                        "score": 0.83,
+                        "rank": 1,
+                        "reason": "session_embedding",
+                        "properties": {"title": "Rye bread", "price": 2.5, "visible": True},
+                    },
                     {"item_id": "995242", "score": 0.71, "rank": 2, "reason": "session_knn"},
                 ],
                 "bundle": "6d0c1f0a9be24c11",
