@@ -24,13 +24,13 @@ router = APIRouter(tags=["items"])
 async def trending(request: Request) -> Response:
     """What rises now: items by how far recent events exceed what is usual for them."""
     engine = engine_of(request)
-    bundle = engine.active_bundle()
     wanted = list_wanted(request)
     await engine.keep_up()
-    if engine.mirror is None:
+    bundle, mirror = engine.active_bundle(), engine.mirror  # after it: another may serve by now
+    if mirror is None:
         telemetry.store_errors.inc()
         raise store_unavailable(StoreUnavailable("aggregates could not be read yet"))
-    state = engine.mirror.state
+    state = mirror.state
     scores = risen(state, np.arange(len(state.names["item"]), dtype=np.int32))
     best = np.lexsort((np.arange(len(scores)), -scores))[: wanted.n].tolist()
     items = [
