@@ -22,7 +22,7 @@ ORDER = [
     "bundle",
     *("columns", "baskets", "retrieval", "features", "ranking", "blend", "rules", "selection"),
     "recommend",
-    *("embedded", "store", "mirror", "lake", "backfill", "stream", "registry"),
+    *("probation", "embedded", "store", "mirror", "lake", "backfill", "stream", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
     *("evaluation.findings", "evaluation.evaluate", "gate"),
