@@ -31,13 +31,13 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
         with contextlib.suppress(StoreUnavailable):  # connected, and read, before the first request
             await engine.up_to_date_shelf()
         await engine.refresh()
-        watcher = asyncio.create_task(engine.watch())
+        tasks = [asyncio.create_task(work) for work in (engine.watch(), engine.quality.run())]
         try:
             yield
         finally:
-            watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await engine.store.close()
 
     app = FastAPI(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)

@@ -11,11 +11,12 @@ import fastapi
 
 from api import telemetry
 from api.errors import Problem
+from api.quality import Judged, Probation, Quality
 from api.settings import Settings
 from recsys.aggregates import Aggregates, ranking_by
 from recsys.bundle import Bundle
 from recsys.events import Event
-from recsys.mirror import Mirror, mirrored
+from recsys.mirror import Mirror, mirrored, told
 from recsys.recommend import Request, recommend
 from recsys.registry import Registry
 from recsys.session import Session
@@ -42,6 +43,9 @@ class Engine:
     _failed: tuple[str, float] = field(default=("", 0.0), repr=False)
     _shelving: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
+    def __post_init__(self) -> None:
+        self.quality = Quality(self.store, self.registry, self.settings.quality_sample)
+
     async def refresh(self) -> None:
         """Load the active bundle if it is another one; keep the old one when that fails."""
         version = await asyncio.to_thread(self._wanted)
@@ -57,11 +61,14 @@ class Engine:
             kept = self.bundle.version if self.bundle else "none"
             logger.error("bundle %s cannot be loaded, keeping %s: %s", version, kept, error)
             return
+        before = Judged(self.bundle, told(self.bundle.config, self.mirror)) if self.bundle else None
+        probation = await self.quality.begun(bundle, before)
+        mirror = await self._mirrored(bundle, probation, declare=True)
         telemetry.bundle_swapped(self.bundle.version if self.bundle else None, version)
-        mirror = await self._mirrored(bundle, declare=True)
         if self.shelf:
             await self.shelf.align(bundle.items)
         self.bundle, self.mirror, self.flaw = bundle, mirror, None
+        self.quality.probation = probation
         logger.info("serving bundle %s", version)
 
     async def up_to_date_shelf(self) -> Shelf:
@@ -79,7 +86,7 @@ class Engine:
                 if shelf and (before := len(shelf.known)):
                     now = len(anew.known)
                     logger.warning("the catalogue was read anew: %d items, %d before", now, before)
-                self.shelf = anew
+                self.shelf = self.quality.shelf = anew
         return shelf
 
     async def keep_up(self) -> None:
@@ -89,13 +96,18 @@ class Engine:
             return
         with contextlib.suppress(StoreUnavailable):  # it stays what it was
             if mirror is None or not await mirror.catch_up(self.store):
-                mirror = await self._mirrored(bundle, declare=False)
+                mirror = await self._mirrored(bundle, self.quality.probation, declare=False)
         if bundle is self.bundle:
             self.mirror = mirror
 
-    async def _mirrored(self, bundle: Bundle, *, declare: bool) -> Mirror | None:
+    async def _mirrored(
+        self, bundle: Bundle, probation: Probation | None, *, declare: bool
+    ) -> Mirror | None:
+        former = probation.former.bundle if probation else None
+        beside = ((former.config, former.snapshot),) if former else ()
+        config, base = bundle.config, bundle.snapshot
         try:
-            return await mirrored(self.store, bundle.config, bundle.snapshot, declare=declare)
+            return await mirrored(self.store, config, base, declare=declare, beside=beside)
         except StoreUnavailable as error:
             logger.warning("aggregates cannot be read: %s", error)
             return None
@@ -110,6 +122,14 @@ class Engine:
                 await self.up_to_date_shelf()
                 if self.mirror:
                     await self.mirror.sweep(self.store)
+                if self.bundle:
+                    await self.quality.keep_up(self.bundle)
+
+    def versions(self) -> list[str]:
+        """Of the bundle that serves, and of the one that it is compared with."""
+        probation = self.quality.probation
+        loaded = [self.bundle, probation.former.bundle if probation else None]
+        return [bundle.version for bundle in loaded if bundle]
 
     def active_bundle(self) -> Bundle:
         """The bundle to answer from. Raises Problem 503 that says what to run."""

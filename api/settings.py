@@ -15,7 +15,14 @@ class Settings:
     redis_url: str = "redis://127.0.0.1:6379/0"
     max_body: int = 2 * 1024 * 1024  # bytes of one request
     poll_seconds: float = 1.0  # how soon a newly published bundle is noticed
+    quality_sample: float = 0.05  # share of the sessions that live quality is measured on
     store: StoreConfig = field(default_factory=StoreConfig)
+
+
+def _share(text: str) -> float:
+    if not 0 <= (share := float(text)) <= 1:
+        raise ValueError(text)
+    return share
 
 
 # Every variable: the setting it fills, how it is read, and what it means.
@@ -24,6 +31,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "RECSYS_REDIS_URL": ("redis_url", check_url, "redis://, rediss:// or unix://"),
     "RECSYS_MAX_BODY": ("max_body", int, "largest request body, bytes"),
     "RECSYS_POLL_SECONDS": ("poll_seconds", float, "seconds between looks for a new bundle"),
+    "RECSYS_QUALITY_SAMPLE": ("quality_sample", _share, "a share of the sessions, 0 to 1"),
     "RECSYS_NAMESPACE": ("store.namespace", str, "hash tag of all keys: one per engine"),
     "RECSYS_STORE_TIMEOUT": ("store.timeout", float, "seconds for one Redis round trip"),
     "RECSYS_SESSION_TTL": ("store.session_ttl", int, "seconds a silent session is kept"),
@@ -46,7 +54,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             raise InputError(f"{variable}: {error}") from error
         except ValueError as error:
             raise InputError(f"{variable}: {text!r} does not fit: {meaning}") from error
-        if isinstance(values[name], int | float) and values[name] <= 0:
+        if isinstance(values[name], int | float) and values[name] <= 0 and read is not _share:
             raise InputError(f"{variable}: must be positive, got {text}")
     own = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
     nested = {name.split(".")[1]: value for name, value in values.items() if "." in name}

@@ -1,6 +1,7 @@
 """Telemetry: Prometheus metrics, summed over all workers when PROMETHEUS_MULTIPROC_DIR is set."""
 
 import os
+from collections.abc import Mapping
 from time import perf_counter
 
 from prometheus_client import (
@@ -38,6 +39,21 @@ log_seconds = Gauge(
     "Age of the oldest event that is in no file yet",
     multiprocess_mode="livemostrecent",
 )
+# Counted in Redis, by all workers, which may be on several machines.
+quality_scored = Gauge(
+    "recsys_quality_scored",
+    "Events that a list was made just before",
+    ["bundle"],
+    multiprocess_mode="livemostrecent",
+)
+quality_hits = Gauge(
+    "recsys_quality_hits",
+    "Events whose item the list made just before held",
+    ["bundle"],
+    multiprocess_mode="livemostrecent",
+)
+unscored = Counter("recsys_quality_unscored", "Events of the sample not scored", ["reason"])
+rollbacks = Counter("recsys_rollbacks", "Bundles withdrawn for what live visitors did")
 bundle_info = Gauge(
     "recsys_bundle_info", "1 for the bundle served", ["version"], multiprocess_mode="livemax"
 )
@@ -58,6 +74,12 @@ def events_recorded(appended: Appended, rejected: int) -> None:
 def log_lags(lag: Lag, now: float) -> None:
     log_events.set(lag.events)
     log_seconds.set(0.0 if lag.oldest is None else max(0.0, now - lag.oldest))
+
+
+def qualities(counts: Mapping[str, tuple[int, int]]) -> None:
+    for bundle, (scored, hits) in counts.items():
+        quality_scored.labels(bundle).set(scored)
+        quality_hits.labels(bundle).set(hits)
 
 
 def recommended(tier: str, reason: str | None) -> None:

@@ -34,11 +34,12 @@ def _list(registry: Registry, versions: list[str], _keep: int, console: Console)
             "bundle": version,
             "active": version == active,
             "refused": registry.refused(version),
+            "withdrawn": registry.withdrawn(version) is not None,
             **_summary(registry, version),
         }
         rows.append(row)
         counts = [_text(row[name]) for name in ("events", "users", "items")]
-        mark = "active" if row["active"] else "refused" if row["refused"] else ""
+        mark = next((name for name in ("active", "withdrawn", "refused") if row[name]), "")
         table.add_row(version, row["trained"], *counts, row["ranker"], mark)
     console.print(table if rows else f"no bundle in {registry.path} yet: recsys train LOG")
     return {"active": active, "previous": registry.previous(), "bundles": rows}
@@ -58,8 +59,11 @@ def _show(registry: Registry, versions: list[str], _keep: int, console: Console)
         word = "passed" if gate["passed"] else "refused"
         for reason in gate["reasons"]:
             console.print(f"gate {word}: {reason}", highlight=False, markup=False)
+    withdrawn = registry.withdrawn(versions[0])
+    if withdrawn:
+        console.print(f"withdrawn: {withdrawn['reason']}", highlight=False, markup=False)
     facts = {"features": manifest["facts"]["features"], "config": manifest["config"]}
-    return {**shown, "gate": gate, **facts}
+    return {**shown, "gate": gate, "withdrawn": withdrawn, **facts}
 
 
 def _diff(registry: Registry, versions: list[str], _keep: int, console: Console) -> dict[str, Any]:
@@ -89,6 +93,13 @@ def _activate(
     registry.activate(versions[0])
     if registry.refused(versions[0]):
         console.print("[yellow]the gate had refused it; `recsys bundles show` says why[/]")
+    if registry.withdrawn(versions[0]):
+        console.print(
+            "[yellow]servers had rolled back from it; `recsys bundles show` says why. It stays now "
+            "until you take another[/]"
+        )
+    elif registry.succession():
+        console.print("servers go back by themselves if live visitors show that it is worse")
     console.print(f"{versions[0]} is active, after {before or 'none'}", highlight=False)
     return {"active": versions[0], "before": before}
 

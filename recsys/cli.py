@@ -97,7 +97,7 @@ def train(arguments: argparse.Namespace) -> int:
         "notes": [*log.notes, *(verdict.notes if verdict else ())],
         "gate": found,
     }
-    serves = verdict is None or verdict.passed
+    serves = (verdict is None or verdict.passed) and not registry.withdrawn(bundle.version)
     _show_summary(summary)
     if verdict:
         console.print(verdict_table(verdict))

@@ -1,15 +1,28 @@
 """Mirror: the store's aggregates in the memory of a process, as they were at its last look."""
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import orjson
 
-from recsys.aggregates import NEVER, Aggregates, Doubles, Rows, definition, oldest, read
+from recsys.aggregates import (
+    NEVER,
+    Aggregates,
+    Doubles,
+    Rows,
+    definition,
+    oldest,
+    ranking_by,
+    read,
+)
 from recsys.config import Aggregate, Config
+from recsys.session import Session
 from recsys.snapshot import EMPTY, Snapshot
-from recsys.store import Changes, Chunk, Store
+from recsys.store import Changes, Chunk, Live, Store
 
 FOLLOWED = 1_000  # changes taken at a time
 ROWS = 250  # of a snapshot told at a time
@@ -125,25 +138,20 @@ async def mirrored(
     *,
     declare: bool = True,
     everything: bool = False,
+    beside: tuple[tuple[Config, Snapshot], ...] = (),
 ) -> Mirror:
     """What the store knows of a configuration's aggregates.
 
     base: what they begin with. declare: have the store keep these and no others first. everything:
-    also those of users and sessions. Raises StoreUnavailable.
+    also those of users and sessions. beside: configurations, and what theirs begin with, whose
+    aggregates are kept too. Raises StoreUnavailable.
     """
     ids: dict[str, list[Aggregate]] = {}
-    definitions: dict[str, bytes] = {}
-    numbers: dict[str, int] = {}
-    for number, aggregate in enumerate(config.aggregate):
-        found = definition(aggregate, config, base.digest(number), base.moment)
-        definitions[found["id"]] = orjson.dumps(found)
-        numbers.setdefault(found["id"], number)
-        ids.setdefault(found["id"], []).append(aggregate)
+    for found, number in _definitions(config, base):
+        ids.setdefault(found["id"], []).append(config.aggregate[number])
     seen = await store.seen()
     if declare or not seen.epoch:  # or a store that has lost its data
-        await store.declare(list(definitions.values()))
-        for id_, number in numbers.items():
-            await _begin(store, id_, list(base.rows(number)), base.moment)
+        await declared(store, (config, base), *beside)
         seen = await store.seen()
     mirror = Mirror(Aggregates(config.aggregate), ids, seen.epoch, seen.place)
     mirror.state.moment = seen.moment
@@ -153,16 +161,71 @@ async def mirrored(
                 mirror._set(id_, pairs)
     if await mirror.catch_up(store):
         return mirror
-    return await mirrored(store, config, base, declare=False, everything=everything)
+    return await mirrored(store, config, base, declare=False, everything=everything, beside=beside)
 
 
-async def _begin(store: Store, id_: str, rows: list[tuple[bytes, bytes]], moment: float) -> None:
+async def declared(store: Store, *kept: tuple[Config, Snapshot]) -> None:
+    """Have the store keep the aggregates of configurations, and no others.
+
+    kept: configurations, and what theirs begin with. Raises StoreUnavailable.
+    """
+    definitions: dict[str, bytes] = {}
+    bases: dict[str, tuple[Snapshot, int]] = {}
+    for config, base in kept:
+        for found, number in _definitions(config, base):
+            definitions[found["id"]] = orjson.dumps(found)
+            bases.setdefault(found["id"], (base, number))
+    await store.declare(list(definitions.values()))
+    for id_, (base, number) in bases.items():
+        await _begin(store, id_, base, number)
+
+
+def _definitions(config: Config, base: Snapshot) -> Iterator[tuple[dict[str, Any], int]]:
+    """What the stream has to know of each aggregate, and its number."""
+    for number, aggregate in enumerate(config.aggregate):
+        yield definition(aggregate, config, base.digest(number), base.moment), number
+
+
+async def _begin(store: Store, id_: str, base: Snapshot, aggregate: int) -> None:
     """Have an aggregate begin with rows of a snapshot, once; several may do so together."""
-    number = 0
-    while 0 <= ROWS * number < len(rows):
-        part = rows[ROWS * number : ROWS * (number + 1)]
-        last = ROWS * (number + 1) >= len(rows)
-        number = await store.fill(Chunk(id_, "base", number, last, moment, part))
+    rows, number = base.rows(aggregate), 0
+    chunks = -(-base.count(aggregate) // ROWS)
+    for k in range(chunks):
+        if number < 0:  # all is filled in
+            return
+        part = list(islice(rows, ROWS))  # no more at a time: others wait for the event loop
+        if k == number:
+            chunk = Chunk(id_, "base", number, k + 1 == chunks, base.moment, part)
+            number = await store.fill(chunk)
+
+
+def told(config: Config, mirror: Mirror | None) -> Mirror | None:
+    """The mirror, if a configuration's ranker is told of aggregates."""
+    return mirror if ranking_by(config) else None
+
+
+def session_of(
+    live: Live,
+    config: Config,
+    mirror: Mirror | None,
+    session_id: str | None,
+    user_id: str | None = None,
+) -> Session:
+    """A visitor as a bundle is told of them. user_id: default the session's known user.
+
+    config: of the bundle. mirror: where its ranker is told of aggregates.
+    """
+    return Session.from_events(
+        live.events,
+        live.user_events,
+        session_id=session_id,
+        user_id=user_id or live.user_id,
+        version=live.version,
+        config=config.session,
+        types=config.events,
+        aggregates=mirror.state if mirror else None,
+        own=mirror.own(live.own) if mirror else None,
+    )
 
 
 def _doubles(cells: bytes) -> Doubles:

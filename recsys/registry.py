@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,32 @@ from recsys.config import nearest
 from recsys.events import InputError
 
 POINTER = "CURRENT"
-# Every activation and rollback, a line each: Unix seconds, what, version.
+# Every activation and rollback, a line each: Unix seconds, what, version. Who moves the pointer
+# holds a lock on this file.
 HISTORY = "HISTORY"
 # What the gate found of a version, VERDICTS/<version>.json; a bundle's own folder never changes.
 VERDICTS = "VERDICTS"
+# Why servers rolled back from a version, WITHDRAWN/<version>.json.
+WITHDRAWN = "WITHDRAWN"
 ACTIVATED, ROLLED_BACK = "activated", "rolled-back-to"
 
 
 class RegistryError(InputError):
     """Nothing is published, or publishing failed; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """That a version took the place of another, the former. since: Unix seconds."""
+
+    version: str
+    former: str
+    since: float
+
+    @property
+    def name(self) -> str:
+        """Of this one; the same two may follow each other again."""
+        return f"{self.version}:{self.since:.3f}"
 
 
 class Registry:
@@ -68,7 +87,8 @@ class Registry:
         """Write a bundle and make it the active one; returns its version.
 
         verdict: what the gate found, plain JSON values. Where its "passed" is false the bundle is
-        kept aside: there for a person to activate, never active by itself.
+        kept aside: there for a person to activate, never active by itself. So is one that was
+        withdrawn before.
 
         At any moment the pointer names a whole bundle: the folder is written aside, flushed,
         renamed, and only then named; a verdict is there before its bundle. Raises RegistryError
@@ -82,33 +102,31 @@ class Registry:
             try:
                 bundles.save(bundle, aside)
                 if verdict is not None:
-                    self._write_verdict(bundle.version, verdict)
+                    self._write_note(VERDICTS, bundle.version, verdict)
                 self._place(aside, bundle.version)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
-            if verdict is None or verdict["passed"]:
+            if (verdict is None or verdict["passed"]) and not self.withdrawn(bundle.version):
                 self.activate(bundle.version)
         return bundle.version
 
     def verdict(self, version: str) -> dict[str, Any] | None:
         """What the gate found of a version, None where it was not asked. Raises RegistryError."""
-        path = self._verdict_of(version)
-        try:
-            found: dict[str, Any] = orjson.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, orjson.JSONDecodeError) as error:
-            raise RegistryError(f"{path}: no readable verdict: {error}; remove the file") from error
-        return found
+        return self._note(VERDICTS, version)
 
     def refused(self, version: str) -> bool:
         """Whether the gate kept a version aside. Raises RegistryError."""
         verdict = self.verdict(version)
         return verdict is not None and not verdict["passed"]
 
+    def withdrawn(self, version: str) -> dict[str, Any] | None:
+        """Why servers rolled back from a version, None where they did not. Raises RegistryError."""
+        return self._note(WITHDRAWN, version)
+
     def activate(self, version: str) -> None:
         """Point to a published version. Raises RegistryError."""
-        self._point(version, ACTIVATED)
+        with self._locked():
+            self._point(version, ACTIVATED)
 
     def previous(self) -> str | None:
         """The version that a rollback goes to; ``None`` where there is none."""
@@ -119,14 +137,38 @@ class Registry:
 
         Raises RegistryError where there is none.
         """
-        version = self.previous()
-        if version is None:
-            raise RegistryError(
-                f"{self.path}: no bundle was active before {self.active() or 'any'}; "
-                "`recsys bundles list` shows those there are, `recsys bundles activate` takes one"
-            )
-        self._point(version, ROLLED_BACK)
+        with self._locked():
+            version = self.previous()
+            if version is None:
+                raise RegistryError(
+                    f"{self.path}: no bundle was active before {self.active() or 'any'}; `recsys "
+                    "bundles list` shows those there are, `recsys bundles activate` takes one"
+                )
+            self._point(version, ROLLED_BACK)
         return version
+
+    def succession(self) -> Succession | None:
+        """Whose place the active version took.
+
+        None where it is the first, where a rollback led to it, and where it was withdrawn before:
+        then a person has activated it again, who knows.
+        """
+        with self._locked():
+            return self._succession()
+
+    def withdraw(self, succession: Succession, why: Mapping[str, Any]) -> bool:
+        """Roll back to the former version, and say why: plain JSON values, its "reason" a sentence.
+
+        Does nothing, and returns False, where that is not how things stand any more: a person, or
+        another process that found the same, came first. Raises RegistryError.
+        """
+        with self._locked():
+            if self._succession() != succession:
+                return False
+            # In this order: should it be the last thing a process does, the right bundle serves.
+            self._point(succession.former, ROLLED_BACK)
+            self._write_note(WITHDRAWN, succession.version, why)
+        return True
 
     def manifest(self, version: str) -> dict[str, Any]:
         """What a version says of itself, without loading it. Raises RegistryError."""
@@ -151,7 +193,8 @@ class Registry:
             # Out of sight first: a half-removed folder is no bundle.
             aside = self.path / f".prune-{os.getpid()}-{version}"
             (self.path / version).rename(aside)
-            self._verdict_of(version).unlink(missing_ok=True)
+            for notes in (VERDICTS, WITHDRAWN):
+                self._note_path(notes, version).unlink(missing_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
         return removed
 
@@ -163,18 +206,44 @@ class Registry:
     def _before(self) -> list[str]:
         """Versions that were active before the active one and are still there, oldest first."""
         stack: list[str] = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in (self.path / HISTORY).read_text().splitlines():
-                _, what, version = line.split()
-                if what == ROLLED_BACK:
-                    del stack[len(stack) - stack[::-1].index(version) :]
-                elif stack[-1:] != [version]:
-                    stack.append(version)
+        for _, what, version in self._history():
+            if what == ROLLED_BACK:
+                del stack[len(stack) - stack[::-1].index(version) :]
+            elif stack[-1:] != [version]:
+                stack.append(version)
         active = self.active()
         if active in stack:
             del stack[len(stack) - 1 - stack[::-1].index(active) :]
         there = set(self.versions())
         return [version for version in stack if version in there and version != active]
+
+    def _succession(self) -> Succession | None:
+        active, former = self.active(), self.previous()
+        what, since = "", 0.0
+        for when, moved, version in reversed(self._history()):
+            if version != active:
+                break
+            what, since = moved, when
+        if not active or not former or what != ACTIVATED or self.withdrawn(active):
+            return None
+        return Succession(active, former, since)
+
+    def _history(self) -> list[tuple[float, str, str]]:
+        """When the pointer moved, how, and to which version."""
+        try:
+            lines = (self.path / HISTORY).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [(float(when), what, version) for when, what, version in map(str.split, lines)]
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone with the pointer and its history among all processes."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError):  # no folder: nothing was ever published
+                history = stack.enter_context((self.path / HISTORY).open("a"))
+                fcntl.flock(history, fcntl.LOCK_EX)
+            yield
 
     def _point(self, version: str, what: str) -> None:
         if not (self.path / version / bundles.MANIFEST).exists():
@@ -185,13 +254,25 @@ class Registry:
         bundles.fsync(self.path / HISTORY)
         bundles.fsync(self.path)
 
-    def _verdict_of(self, version: str) -> Path:
-        return self.path / VERDICTS / f"{version}.json"
+    def _note_path(self, notes: str, version: str) -> Path:
+        return self.path / notes / f"{version}.json"
 
-    def _write_verdict(self, version: str, verdict: Mapping[str, Any]) -> None:
-        (self.path / VERDICTS).mkdir(exist_ok=True)
-        self._write(self._verdict_of(version), orjson.dumps(verdict, option=orjson.OPT_INDENT_2))
-        for folder in (self.path / VERDICTS, self.path):
+    def _note(self, notes: str, version: str) -> dict[str, Any] | None:
+        path = self._note_path(notes, version)
+        try:
+            found: dict[str, Any] = orjson.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, orjson.JSONDecodeError) as error:
+            what = "verdict" if notes == VERDICTS else "reason"
+            raise RegistryError(f"{path}: no readable {what}: {error}; remove the file") from error
+        return found
+
+    def _write_note(self, notes: str, version: str, note: Mapping[str, Any]) -> None:
+        (self.path / notes).mkdir(exist_ok=True)
+        data = orjson.dumps(note, option=orjson.OPT_INDENT_2)
+        self._write(self._note_path(notes, version), data)
+        for folder in (self.path / notes, self.path):
             bundles.fsync(folder)
 
     def _write(self, target: Path, data: bytes) -> None:

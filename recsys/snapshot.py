@@ -50,6 +50,11 @@ class Snapshot:
             found.update(np.ascontiguousarray(part).data)
         return found.hexdigest()[:12]
 
+    def count(self, number: int) -> int:
+        """How many rows of one aggregate there are."""
+        rows = self._rows(number)
+        return int(rows.stop - rows.start)
+
     def rows(self, number: int) -> Iterator[tuple[bytes, bytes]]:
         """Keys and rows of one aggregate as the store has them, see store.lua."""
         text, offsets = self.text.tobytes(), self.offsets.tolist()

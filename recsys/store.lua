@@ -27,6 +27,10 @@
 --   items:terms          hash of an item's price and category as JSON, for the log
 --   items:changes        stream of items as they become, for shelves: i = id, d = as in items; the
 --                        last ITEM_CHANGES of them
+--   quality:<bundle>     hash: scored (events that a list of the bundle was made just before), hits
+--                        (of these, in the list), quality_ttl
+--   probation:<name>     hash: the fields of probation.Counts, quality_ttl
+--   probation:<name>:visitors   set of digests of the visitors that count, quality_ttl
 --   log:reading          a name of the log, present once it has readers; they alone cut it then
 --   log:readers          sorted set of the readers and when they last said so
 local function events_of(session) return KEYS[1] .. 'session:' .. session .. ':events' end
@@ -577,11 +581,59 @@ local function lag()
   return reply
 end
 
+local function quality_of(bundle) return KEYS[1] .. 'quality:' .. bundle end
+local function probation_of(name) return KEYS[1] .. 'probation:' .. name end
+
+-- ARGV: quality_ttl, a probation or '', a digest of the visitor, then bundles and '1' if their list
+-- held the event's item, else '0', in turn; of a probation the new one first and the former then.
+local function score()
+  local ttl, name, visitor = unpack(ARGV, 2, 4)
+  for at = 5, #ARGV, 2 do
+    local quality = quality_of(ARGV[at])
+    redis.call('HINCRBY', quality, 'scored', 1)
+    redis.call('HINCRBY', quality, 'hits', ARGV[at + 1])
+    redis.call('EXPIRE', quality, ttl)
+  end
+  local counts, own, former = probation_of(name), ARGV[6], ARGV[8]
+  if name == '' or redis.call('HEXISTS', counts, 'ended') == 1 then return end
+  redis.call('HINCRBY', counts, 'scored', 1)
+  redis.call('HINCRBY', counts, 'own_hits', own)
+  redis.call('HINCRBY', counts, 'former_hits', former)
+  if own ~= former and redis.call('SADD', counts .. ':visitors', visitor) == 1 then
+    redis.call('HINCRBY', counts, own == '1' and 'own_only' or 'former_only', 1)
+  end
+  redis.call('EXPIRE', counts, ttl)
+  redis.call('EXPIRE', counts .. ':visitors', ttl)
+end
+
+-- ARGV: bundles. Returns scored and hits of each.
+local function quality()
+  local reply = {}
+  for at = 2, #ARGV do
+    local found = redis.call('HMGET', quality_of(ARGV[at]), 'scored', 'hits')
+    reply[#reply + 1] = tonumber(found[1] or 0)
+    reply[#reply + 1] = tonumber(found[2] or 0)
+  end
+  return reply
+end
+
+-- ARGV: a probation. Returns its fields and their values in turn.
+local function probation() return redis.call('HGETALL', probation_of(ARGV[2])) end
+
+-- ARGV: a probation, quality_ttl, how it ended; who says so first counts.
+local function end_probation()
+  local name, ttl, how = unpack(ARGV, 2, 4)
+  redis.call('HSETNX', probation_of(name), 'ended', how)
+  redis.call('EXPIRE', probation_of(name), ttl)
+  redis.call('UNLINK', probation_of(name) .. ':visitors')
+end
+
 local operations = {
   append = append, read = read, identify = identify, forget = forget, lag = lag,
   declare = declare, unfilled = unfilled, fill = fill, rows = rows, sweep = sweep, seen = seen,
   follow = follow,
   put_items = put_items, delete_item = delete_item, item = item, items = items,
-  follow_items = follow_items
+  follow_items = follow_items, score = score, quality = quality, probation = probation,
+  end_probation = end_probation
 }
 return operations[ARGV[1]]()

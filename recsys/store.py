@@ -14,7 +14,7 @@ import re
 import time
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,14 @@ from redis.exceptions import (
 
 from recsys import items
 from recsys.events import LOG_ONLY_TYPES, Event, InputError, encode
+from recsys.probation import Counts
 
 SCRIPT = Path(__file__).with_name("store.lua").read_bytes()
 SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 SCHEMES = ("redis", "rediss", "unix")
 DOWN_FOR = 1.0  # seconds during which a store that failed is not asked again
 MOST_PARTITIONS = 64  # of the live log: readers look for so many
+QUALITY_TTL = 30 * 24 * 3600  # seconds that figures of a bundle's live quality are kept
 TURNS = 5  # looks at the oldest call within the time limit
 
 
@@ -341,6 +343,30 @@ class Store:
         numbers = await self._run("lag", [MOST_PARTITIONS])
         oldest = [milliseconds for milliseconds in numbers[1::2] if milliseconds]
         return Lag(sum(numbers[::2]), min(oldest) / 1000 if oldest else None)
+
+    async def score(self, hits: Mapping[str, bool], probation: str = "", visitor: str = "") -> None:
+        """Count an event for bundles, by whether the list of each held its item.
+
+        probation: its name, if one goes on; then hits are of the new bundle and the former, in this
+        order. visitor: a digest of who acted, of whom one event counts there.
+        """
+        flat = [part for bundle, hit in hits.items() for part in (bundle, int(hit))]
+        await self._run("score", [QUALITY_TTL, probation, visitor, *flat])
+
+    async def quality(self, bundles: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """By bundle, how many events were scored, and in how many of these its list hit."""
+        counts = await self._run("quality", list(bundles))
+        return {bundle: (counts[2 * k], counts[2 * k + 1]) for k, bundle in enumerate(bundles)}
+
+    async def probation(self, name: str) -> Counts:
+        """What a probation has found so far."""
+        found = {key.decode(): value for key, value in _pairs(await self._run("probation", [name]))}
+        ended = found.pop("ended", b"").decode()
+        return Counts(**{key: int(value) for key, value in found.items()}, ended=ended)
+
+    async def end_probation(self, name: str, how: str) -> None:
+        """Let a probation count no more. how: as in `probation.Counts`."""
+        await self._run("end_probation", [name, QUALITY_TTL, how])
 
     async def ping(self) -> None:
         """Return if Redis answers."""

@@ -120,3 +120,25 @@ def test_nothing_yet(
     """An empty folder lists nothing, and says what fills it."""
     monkeypatch.chdir(tmp_path)
     assert said(capsys, "list") == {"active": None, "previous": None, "bundles": []}
+
+
+def test_what_servers_withdrew(
+    trained: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is listed so and shown with the reason; trained again it stays aside, until a person."""
+    first, second = trained
+    registry = Registry(Path("data/bundles"))
+    succession = registry.succession()
+    assert succession is not None
+    why = {"reason": "live hit rate [0.1]"}
+    assert registry.withdraw(succession, why)
+    listed = said(capsys, "list")
+    assert (listed["active"], [b["withdrawn"] for b in listed["bundles"]]) == (first, [False, True])
+    assert said(capsys, "show", second)["withdrawn"] == why
+    assert main(["bundles", "show", second]) == 0
+    assert "withdrawn: live hit rate [0.1]" in capsys.readouterr().err
+    assert main(["train", "clicks.parquet"]) == 1
+    assert said(capsys, "list")["active"] == first
+    assert main(["bundles", "activate", second]) == 0
+    assert "stays now until you take another" in " ".join(capsys.readouterr().err.split())
+    assert said(capsys, "list")["active"] == second

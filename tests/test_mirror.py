@@ -10,7 +10,8 @@ from recsys.aggregate_log import LogFold
 from recsys.aggregates import Aggregates
 from recsys.config import Aggregate, Config
 from recsys.events import Event
-from recsys.mirror import mirrored
+from recsys.mirror import declared, mirrored
+from recsys.snapshot import EMPTY
 from recsys.store import SCRIPT, Store
 from tests.test_aggregates import DECLARED
 
@@ -149,3 +150,16 @@ async def test_what_counts_no_longer_is_forgotten(store: Store) -> None:
             assert keys == {"a", "b", "ü/c", "d", "z"}
         else:
             assert keys <= {"z"}
+
+
+async def test_what_another_configuration_declares_is_kept_beside(store: Store) -> None:
+    """While two bundles are compared, each is told of its own aggregates, and they go on."""
+    mirror = await mirrored(store, CONFIG)
+    fewer = Config(aggregate=DECLARED[:1])
+    other = await mirrored(store, fewer, beside=((CONFIG, EMPTY),))
+    await store.append(some_events(20, 5))
+    assert await mirror.catch_up(store)
+    assert await other.catch_up(store)
+    assert_same(mirror.state, of_log(some_events(20, 5)), SHOWN)
+    await declared(store, (fewer, EMPTY))
+    assert not await mirror.catch_up(store)

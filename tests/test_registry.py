@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,76 @@ def test_a_damaged_verdict_is_named(bundle: Bundle, tmp_path: Path) -> None:
     (registry.path / "VERDICTS" / f"{bundle.version}.json").write_text("{")
     with pytest.raises(RegistryError, match=r"no readable verdict: .*; remove the file"):
         registry.refused(bundle.version)
+
+
+WHY = {"reason": "live hit rate fell"}
+
+
+def test_what_live_visitors_speak_against_is_withdrawn_once(
+    shelf: tuple[Registry, list[str]], bundle: Bundle
+) -> None:
+    """The former serves again, which is on no probation; the one withdrawn is kept aside."""
+    registry, (*_, c, d) = shelf
+    found = registry.succession()
+    assert found is not None
+    assert (found.version, found.former) == (d, c)
+    assert registry.withdraw(found, WHY)
+    assert (registry.active(), registry.withdrawn(d), registry.succession()) == (c, WHY, None)
+    assert not registry.withdraw(found, {"reason": "another worker, a moment later"})
+    assert registry.withdrawn(d) == WHY
+    facts = dataclasses.replace(bundle.facts, metrics={"quality": 3.0})
+    assert registry.publish(sealed(dataclasses.replace(bundle, facts=facts))) == d
+    assert registry.active() == c
+
+
+def test_a_person_is_not_overruled(shelf: tuple[Registry, list[str]]) -> None:
+    """Neither who chose another bundle before, nor who takes one again that was withdrawn."""
+    registry, (a, *_, d) = shelf
+    found = registry.succession()
+    assert found is not None
+    registry.activate(a)
+    assert not registry.withdraw(found, WHY)
+    assert (registry.active(), registry.withdrawn(d)) == (a, None)
+    registry.activate(d)
+    again = registry.succession()
+    assert again is not None
+    assert (again.version, again.former) == (d, a)
+    assert again.name != found.name
+    assert registry.withdraw(again, WHY)
+    registry.activate(d)
+    assert (registry.active(), registry.succession()) == (d, None)
+    registry.rollback()
+    assert registry.succession() is None
+
+
+def test_the_first_takes_nobodys_place(bundle: Bundle, tmp_path: Path) -> None:
+    """Nor is there one before anything was published; activated twice, it is the first still."""
+    registry = Registry(tmp_path / "bundles")
+    assert registry.succession() is None
+    registry.publish(bundle)
+    registry.activate(bundle.version)
+    assert registry.succession() is None
+
+
+def test_two_processes_move_the_pointer_one_after_the_other(
+    shelf: tuple[Registry, list[str]],
+) -> None:
+    """Of many that found the same bundle worse one withdraws it, and the history tells of one."""
+    registry, (*_, c, _) = shelf
+    found = registry.succession()
+    assert found is not None
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: Registry(registry.path).withdraw(found, WHY), range(8)))
+    assert done.count(True) == 1
+    moves = (registry.path / "HISTORY").read_text().split()
+    assert (registry.active(), moves.count("rolled-back-to"), moves[-1]) == (c, 1, c)
+
+
+def test_why_it_was_withdrawn_is_pruned_with_it(shelf: tuple[Registry, list[str]]) -> None:
+    """Nothing is left of a version."""
+    registry, (*_, d) = shelf
+    found = registry.succession()
+    assert found is not None
+    registry.withdraw(found, WHY)
+    assert d in registry.prune(0)
+    assert registry.withdrawn(d) is None

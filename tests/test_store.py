@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from redis import Redis
 
 from recsys.embedded import EmbeddedRedis
 from recsys.events import Event, InputError, decode
+from recsys.probation import Counts
 from recsys.store import (
+    QUALITY_TTL,
     Appended,
     Lag,
     Live,
@@ -372,3 +375,22 @@ async def test_passwords_stay_out_of_messages() -> None:
     """Messages show a URL without its password."""
     assert redacted("redis://u:secret@h:1/0") == "redis://u:***@h:1/0"
     assert check_url("redis://:p@h:6379/0") == "redis://:p@h:6379/0"
+
+
+async def test_live_quality_adds_up_and_is_kept_for_a_while(store: Store, redis: Redis) -> None:
+    """By bundle; and by probation, where one event of a visitor counts, until it has ended."""
+    for visitor, new, old in (("v", 1, 0), ("v", 0, 1), ("w", 0, 1), ("x", 1, 1), ("y", 0, 0)):
+        await store.score({"new": bool(new), "old": bool(old)}, "p", visitor)
+    await store.score({"new": True})
+    assert await store.quality(["new", "old", "?"]) == {"new": (6, 3), "old": (5, 3), "?": (0, 0)}
+    found = Counts(scored=5, own_hits=2, former_hits=3, own_only=1, former_only=1)
+    assert await store.probation("p") == found
+    assert await store.probation("?") == Counts()
+    names = ("quality:new", "quality:old", "probation:p", "probation:p:visitors")
+    keys = [f"{{{store.config.namespace}}}:{name}" for name in names]
+    assert all(0 < redis.ttl(key) <= QUALITY_TTL for key in keys)
+    for how in ("worse", "kept"):
+        await store.end_probation("p", how)
+        await store.score({"new": True, "old": False}, "p", "z")
+    assert await store.probation("p") == replace(found, ended="worse")
+    assert not redis.exists(keys[-1])

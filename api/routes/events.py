@@ -49,7 +49,7 @@ async def record_events(request: Request) -> Response:
     """Record what visitors did. Acknowledged events count in every later recommendation."""
     engine = engine_of(request)
     payloads = _envelope(await read_object(request, engine.settings.max_body))
-    bundle = engine.bundle
+    bundle, mirror = engine.bundle, engine.mirror
     weights = bundle.config.events.weights if bundle else EVENT_WEIGHTS
     now = engine.now()
     events, rejected = [], []
@@ -61,7 +61,7 @@ async def record_events(request: Request) -> Response:
     appended = Appended(0, 0, {})
     if events:
         try:
-            appended = await engine.store.append(events)
+            appended = await engine.quality.append(events, bundle, mirror, now)
         except StoreUnavailable as error:
             telemetry.store_errors.inc()
             raise store_unavailable(error) from error

@@ -44,7 +44,8 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus text, over all workers."""
     engine = engine_of(request)
-    with contextlib.suppress(StoreUnavailable):  # the lag stays what it was when last seen
+    with contextlib.suppress(StoreUnavailable):  # they stay what they were when last seen
         telemetry.log_lags(await engine.store.lag(), engine.now())
+        telemetry.qualities(await engine.store.quality(engine.versions()))
     body, content_type = telemetry.exposition()
     return Response(body, headers={"content-type": content_type})

@@ -23,11 +23,9 @@ from api.errors import Problem, field_errors, invalid, store_unavailable
 from api.openapi import answers, body_of, query_of
 from api.schemas import RecommendIn, RecommendOut
 from recsys import shelf as shelves
-from recsys.aggregates import ranking_by
-from recsys.mirror import FOLLOWED
+from recsys.mirror import FOLLOWED, session_of, told
 from recsys.recommend import Recommendation, UnknownPlacementError, filled, recommend
 from recsys.recommend import Request as Wanted
-from recsys.session import Session
 from recsys.shelf import Shelf
 from recsys.store import Live, StoreUnavailable
 
@@ -87,9 +85,8 @@ def listed(result: Recommendation, shelf: Shelf | None) -> list[dict[str, Any]]:
 
 async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
     condition, boosts = filter_wanted(wanted.filter), boosts_wanted(wanted.boost)
-    bundle, mirror = engine.active_bundle(), engine.mirror
-    if not ranking_by(bundle.config):
-        mirror = None
+    bundle = engine.active_bundle()
+    mirror = told(bundle.config, engine.mirror)
     start = perf_counter_ns()
     live, shelf, degraded = await _live(engine, wanted, mirror.place if mirror else "")
     if condition and shelf is None:
@@ -100,17 +97,7 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
             with contextlib.suppress(StoreUnavailable):  # a moment ago it was there
                 await mirror.catch_up(engine.store)
     read = perf_counter_ns()
-    session = Session.from_events(
-        live.events,
-        live.user_events,
-        session_id=wanted.session_id,
-        user_id=wanted.user_id or live.user_id,
-        version=live.version,
-        config=bundle.config.session,
-        types=bundle.config.events,
-        aggregates=mirror.state if mirror else None,
-        own=mirror.own(live.own) if mirror else None,
-    )
+    session = session_of(live, bundle.config, mirror, wanted.session_id, wanted.user_id)
     folded = perf_counter_ns()
     asked = Wanted(
         n=wanted.n,

@@ -33,15 +33,15 @@ LOOKED_AT = 2000  # items that are held against a filter at a time
 async def trending(request: Request) -> Response:
     """What rises now: items by how far recent events exceed what is usual for them."""
     engine = engine_of(request)
-    bundle = engine.active_bundle()
     wanted = list_wanted(request)
     condition = filter_of_query(wanted.filter)
     await engine.keep_up()
-    if engine.mirror is None:
+    bundle, mirror = engine.active_bundle(), engine.mirror  # after it: another may serve by now
+    if mirror is None:
         telemetry.store_errors.inc()
         raise store_unavailable(StoreUnavailable("aggregates could not be read yet"))
     shelf, degraded = await shelf_for(engine, condition)
-    state = engine.mirror.state
+    state = mirror.state
     names = state.names["item"]
     scores = risen(state, np.arange(len(names), dtype=np.int32))
     order = np.lexsort((np.arange(len(scores)), -scores))
