@@ -60,7 +60,7 @@ def train(
         ranker = _fit_ranker(tails, config, stages) if tails else Ranker(reason)
         bundle = fitting.result()
     with stages.of("recall"):
-        metrics = {**_recall(bundle), **bundle.facts.metrics}
+        metrics = {**measured_recall(bundle), **bundle.facts.metrics}
     facts = replace(
         bundle.facts,
         metrics=metrics,
@@ -71,7 +71,7 @@ def train(
     return sealed(replace(bundle, forest=ranker.forest, facts=facts))
 
 
-def _recall(bundle: Bundle) -> dict[str, float]:
+def measured_recall(bundle: Bundle) -> dict[str, float]:
     """What each index finds of the exact neighbours."""
     config, seed = bundle.config, bundle.config.training.seed
     depth = config.index.recall_at
@@ -83,15 +83,22 @@ def _recall(bundle: Bundle) -> dict[str, float]:
     }
 
 
-def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bundle:
-    """Everything but the ranker, as a bundle that ranks by the blend."""
+def fit_sources(
+    log: Log, config: Config, stages: "Stages", prefix: str, start: Bundle | None = None
+) -> Bundle:
+    """Everything but the ranker, as a bundle that ranks by the blend.
+
+    start: a bundle of the same configuration and an earlier log, from which the embeddings go on.
+    """
     seed, threads = config.training.seed, config.training.threads
     with stages.of(prefix + "interactions"):
         data = fold(log.frame, config.events)
     items, sequences = len(data.items), data.sequences
     in_order = has_order(log)
+    known = start.items.rows(data.items.ids(range(items))) if start else None
     with stages.of(prefix + "embedding", config.embedding.epochs) as tick:
-        vectors = embedding.fit(data.by_visitor, config.embedding, seed, threads, tick)
+        factors = _rows_of(start.embedding.item_factors, known) if start else None
+        vectors = embedding.fit(data.by_visitor, config.embedding, seed, threads, tick, factors)
     with stages.of(prefix + "item_knn"):
         neighbours = item_knn.fit(data.by_session, config.item_knn, threads, in_order)
     with stages.of(prefix + "transitions"):
@@ -102,7 +109,19 @@ def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bund
         sessions = session_knn.fit(sequences, items, config.session_knn)
     epochs = config.session_embedding.epochs
     with stages.of(prefix + "session_embedding", epochs) as tick:
-        encoder = session_embedding.fit(sequences, items, config.session_embedding, seed, tick)
+        if start and len(start.session_embedding.item_vectors):
+            fresh = int(np.searchsorted(data.ended, start.cutoff, side="right"))
+            encoder = session_embedding.resume(
+                start.session_embedding,
+                known,
+                sequences,
+                fresh,
+                config.session_embedding,
+                seed,
+                tick,
+            )
+        else:
+            encoder = session_embedding.fit(sequences, items, config.session_embedding, seed, tick)
     with stages.of(prefix + "index"):
         index = faiss_index.build(vectors.item_factors, config.index, seed)
         session_index = faiss_index.build(encoder.item_vectors, config.session_index, seed)
@@ -299,6 +318,13 @@ def learn(
         )
     summary = f"forest of {config.ranker.trees} trees from {count} requests ({examples.target})"
     return Ranker(summary, trees, gain, examples.openings)
+
+
+def _rows_of(vectors: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The vectors of rows, zero for row -1."""
+    found = vectors[rows]
+    found[rows < 0] = 0
+    return found
 
 
 def _tails_to_learn_from(
