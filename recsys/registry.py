@@ -111,7 +111,7 @@ class Registry:
         self._point(version, ACTIVATED)
 
     def line(self) -> list[str]:
-        """The active version and those it was refitted from, latest first, as far as they are there.
+        """The active version and those it was refitted from that are there, latest first.
 
         Raises RegistryError.
         """

@@ -36,6 +36,7 @@ from recsys.models.forest import EMPTY, Forest
 
 # Logs whose sources are fitted at a time: each keeps a core busy and holds its models in memory.
 FITS = 2
+NO_ROWS: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
 
 
 def train(
@@ -95,7 +96,8 @@ def fit_sources(
         data = fold(log.frame, config.events)
     items, sequences = len(data.items), data.sequences
     in_order = has_order(log)
-    known = start.items.rows(data.items.ids(range(items))) if start else None
+    # Where each item stands in the bundle to start from.
+    known = start.items.rows(data.items.ids(range(items))) if start else NO_ROWS
     with stages.of(prefix + "embedding", config.embedding.epochs) as tick:
         factors = _rows_of(start.embedding.item_factors, known) if start else None
         vectors = embedding.fit(data.by_visitor, config.embedding, seed, threads, tick, factors)
