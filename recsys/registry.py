@@ -161,7 +161,7 @@ class Registry:
         removed = [
             version
             for version in versions
-            if version not in spared and (self._line(version) or not refits)
+            if version not in spared and (not refits or self._line(version))
         ]
         for version in removed:
             # Out of sight first: a half-removed folder is no bundle.

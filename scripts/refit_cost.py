@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from recsys import bundle as bundles
 from recsys.bundle import Bundle
+from recsys.evaluation.evaluate import drawn
 from recsys.evaluation.replay import samples
 from recsys.evaluation.split import split
 from recsys.logs import Log, log_from_frame
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--judge", default="4%", help="held out at the end of split 0 (4%%)")
     parser.add_argument("--new", default="8%", help="what the refit brings in (8%%)")
     parser.add_argument("--steps", type=int, default=8, help="refits that bring it in one by one")
+    parser.add_argument("--sessions", type=int, default=8000, help="drawn to judge by (8000)")
     parser.add_argument("--keep", type=Path, help="where full trainings are kept and looked for")
     asked = parser.parse_args()
     frame = pl.read_parquet(asked.data / asked.file).filter(pl.col("split") == 0)
@@ -66,7 +68,9 @@ def main() -> int:
             f"{asked.steps} refits": (stepwise, sum(costs)),
             "not refitted": (active, 0.0),
         }
-        values, sessions = _values([bundle for bundle, _ in systems.values()], judged.test)
+        compared = [bundle for bundle, _ in systems.values()]
+        asking = drawn(judged.test, asked.sessions, SEED)
+        values, sessions = _values(compared, judged.test, asking)
     found = {
         name: {"cpu_seconds": spent, "cost": spent / cost, **_quality(values, sessions, k)}
         for k, (name, (_, spent)) in enumerate(systems.items())
@@ -108,10 +112,12 @@ def _kept(folder: Path | None, name: str, make: Callable[[], Bundle]) -> tuple[B
     return bundle, cost
 
 
-def _values(systems: list[Bundle], test: Log) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _values(
+    systems: list[Bundle], test: Log, only: Collection[str] | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """HR and MRR of each system at every prefix, [requests, 2, systems], and whose they are."""
     values, sessions = [], []
-    for sample in samples(test.frame, systems[0].config):
+    for sample in samples(test.frame, systems[0].config, only=only):
         hits = np.zeros((len(systems), AT), dtype=bool)
         for k, bundle in enumerate(systems):
             shown = recommend(bundle, sample.moment.session(bundle.config), Request(AT)).item_ids

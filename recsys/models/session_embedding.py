@@ -23,9 +23,9 @@ Number = float | np.float32
 
 TINY = np.float32(1e-9)
 
-# Of a model that is trained further. What it has learned is held to by its Adagrad state, which a
-# bundle does not keep: as if each of an item's events had left a square of so much behind. Many
-# times what it did leave: with less, what is new is learned at the cost of what was known.
+# Of a model that is trained further. A bundle does not keep its Adagrad state, which holds what it
+# has learned: each of an item's events counts for a square of so much. With a tenth of that for
+# known items, what is new is learned at the cost of what was known; with ten times, hardly at all.
 RESUMED_EPOCHS = 3
 KNOWN_SQUARES, NEW_SQUARES = 10.0, 0.1
 
