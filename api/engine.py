@@ -12,6 +12,7 @@ import fastapi
 from api import telemetry
 from api.errors import Problem
 from api.settings import Settings
+from recsys.aggregates import Aggregates, ranking_by
 from recsys.bundle import Bundle
 from recsys.events import Event
 from recsys.mirror import Mirror, mirrored
@@ -71,7 +72,7 @@ class Engine:
 
     async def _mirrored(self, bundle: Bundle, *, declare: bool) -> Mirror | None:
         try:
-            return await mirrored(self.store, bundle.config, declare=declare)
+            return await mirrored(self.store, bundle.config, bundle.snapshot, declare=declare)
         except StoreUnavailable as error:
             logger.warning("aggregates cannot be read: %s", error)
             return None
@@ -97,7 +98,9 @@ class Engine:
         """The bundle, after an answer of every placement: no visitor waits for code to compile."""
         bundle = self.registry.load(version)
         click = Event("view", "warm-up", bundle.items.ids([0])[0], timestamp=0.0)
-        session = Session.from_events([click])
+        # Of a stream that has brought nothing: what the bundle knows itself is not made for this.
+        nothing = Aggregates(ranking_by(bundle.config))
+        session = Session.from_events([click], aggregates=nothing)
         for placement in bundle.config.placements:
             for diversity in (0.0, 0.5):
                 recommend(bundle, session, Request(placement=placement, diversity=diversity))

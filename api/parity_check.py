@@ -23,13 +23,13 @@ import orjson
 import polars as pl
 from rich.progress import Progress
 
-from recsys.aggregate_log import told_to_ranker
 from recsys.bundle import Bundle
 from recsys.evaluation.replay import Moment, replay
 from recsys.events import InputError
 from recsys.logs import load_log
 from recsys.recommend import Recommendation, Request, placement_of, recommend
 from recsys.registry import Registry
+from recsys.snapshot import told_after
 
 TOLERANCE = 1e-6  # of a score
 TIMEOUT = 30.0  # seconds for one answer
@@ -123,7 +123,7 @@ def _pairs(
     host, port = address.hostname or "127.0.0.1", address.port or 80
     told = frame.with_row_index("at").filter(pl.col("at") != (-1 if forget is None else forget))
     told = told.drop("at")
-    offline = replay(told, fold=told_to_ranker(bundle.config, told))
+    offline = replay(told, fold=told_after(bundle.snapshot, bundle.config, told))
     # Two connections mostly end in two workers, so nothing kept within a worker can help.
     with (
         closing(HTTPConnection(host, port, timeout=TIMEOUT)) as clicks,

@@ -10,13 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 from numba import njit
-from numpy.typing import NDArray
 
-from recsys.aggregates import NEVER, STEPS, Aggregates, Doubles, Rows, Table, ranking_by
+from recsys.aggregates import NEVER, STEPS, Aggregates, Doubles, Longs, Rows, Table, ranking_by
 from recsys.config import Aggregate, Config, EventsConfig
 from recsys.durations import seconds_of
-
-Longs = NDArray[np.int64]
 
 
 @dataclass
@@ -82,6 +79,7 @@ class LogFold:
                     updates.moments[part],
                     updates.amounts[part],
                 )
+                self.state.changed(aggregate, updates.keys[part])
                 updates.done = end
         if rows:
             self.state.moment = max(self.state.moment, float(self._times[rows - 1]))
@@ -95,7 +93,7 @@ class LogFold:
         """The same fold from the start, beside this one."""
         other = copy.copy(self)
         other.state, other.rows = copy.copy(self.state), 0
-        other.state.moment = NEVER
+        other.state.moment, other.state._tops, other.state._touched = NEVER, {}, {}
         other.state.tables = {name: Table(table.cells) for name, table in self.state.tables.items()}
         for name, table in self.state.tables.items():
             other.state.tables[name].reserve(len(table.first))

@@ -19,8 +19,9 @@ day, and where nothing happens nothing fades.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import orjson
@@ -28,14 +29,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 from recsys.arrays import longer
-from recsys.config import Aggregate, Config
+from recsys.config import DECAYED, WINDOWED, Aggregate, Config
 from recsys.durations import seconds_of
 from recsys.interactions import IdMap
 
 Rows = NDArray[np.int32]
+Longs = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
 STEPS = 24  # of a window
+TOP = 200  # the highest counts, which are kept in order
 NEVER = -np.inf
 EXPIRED = 2.0**-34  # what one event is worth when an aggregate is forgotten; see `oldest`
 CELLS = {"ratio": 2, "window_count": STEPS, "unique_sessions": STEPS}  # of a key; others have one
@@ -58,10 +61,14 @@ def oldest(aggregate: Aggregate, moment: float) -> float:
     return moment + aggregate.span * float(np.log2(EXPIRED))
 
 
-def definition(aggregate: Aggregate, config: Config) -> dict[str, object]:
+def definition(
+    aggregate: Aggregate, config: Config, base: str = "", since: float = NEVER
+) -> dict[str, Any]:
     """What the stream has to know of an aggregate to keep it, as JSON; see store.lua.
 
-    ``id`` is the same for the same statistic, whatever it is called and however it is read.
+    base: digest of the snapshot that it begins with, "" for none. since: the moment of that; what
+    the stream brought up to it is in the snapshot. ``id`` is the same for the same statistic,
+    whatever it is called and however it is read.
     """
     positive = [name for name, weight in config.events.weights.items() if weight > 0]
     facts = {
@@ -71,10 +78,26 @@ def definition(aggregate: Aggregate, config: Config) -> dict[str, object]:
         "of": dict.fromkeys(sorted(aggregate.of), True),
         "span": aggregate.span,
         "gap": seconds_of(aggregate.gap) or 0.0,
+        **({"base": base, "since": since} if base else {}),
     }
     content = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
     digest = hashlib.sha256(content).hexdigest()[:12]
     return {"id": digest, "cells": cells_of(aggregate), **facts}
+
+
+def defined(found: Mapping[str, Any]) -> Aggregate:
+    """The aggregate of a definition, by its id for a name."""
+    span = f"{found['span']!r}s"
+    return Aggregate(
+        f"a{found['id']}",
+        found["kind"],
+        found["key"],
+        types=tuple(found["types"]),
+        of=tuple(found["of"]),
+        half_life=span if found["kind"] in DECAYED else "",
+        window=span if found["kind"] in WINDOWED else "",
+        gap=f"{found['gap']!r}s" if found["kind"] == "co_count" else "",
+    )
 
 
 @dataclass
@@ -176,6 +199,8 @@ class Aggregates:
     steps: dict[str, Steps] = field(init=False)
     moment: float = NEVER
     _aligned: "Aligned | None" = None
+    _tops: dict[str, Rows] = field(default_factory=dict)
+    _touched: dict[str, list[Rows]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.numbers = {"item": {}, "user": {}, "session": {}}
@@ -201,18 +226,77 @@ class Aggregates:
     def values(self, aggregate: Aggregate, numbers: Rows) -> Doubles:
         """Values for keys by number, float64; -1 stands for one that nothing is known of."""
         table = self.tables[aggregate.name]
-        known = (numbers >= 0) & (numbers < len(table.first))
-        first = np.zeros((len(numbers), table.cells))
-        second = np.full((len(numbers), table.cells), NEVER)
-        first[known], second[known] = table.first[numbers[known]], table.second[numbers[known]]
-        return read(aggregate, first, second, self.moment)
+        return read(aggregate, table.first, table.second, self.moment, numbers)
 
     def steps_from(self, aggregate: Aggregate, start: int) -> tuple[Rows, Doubles]:
         """Items by number that came after one, and the values of those steps."""
         rows = self.steps[aggregate.name].after(start)
-        table = self.tables[aggregate.name]
-        values = read(aggregate, table.first[rows], table.second[rows], self.moment)
-        return self.steps[aggregate.name].to[rows], values
+        return self.steps[aggregate.name].to[rows], self.values(aggregate, rows)
+
+    def steps_to(
+        self, aggregate: Aggregate, start: int, items: IdMap, rows: Rows
+    ) -> tuple[Doubles, float]:
+        """Values of the steps from an item by number to rows of a bundle, ascending, float64; and
+        of all steps from it together."""
+        steps, table = self.steps[aggregate.name], self.tables[aggregate.name]
+        return _steps_to(
+            steps.head,
+            steps.next,
+            steps.to,
+            table.first,
+            table.second,
+            start,
+            self.aligned(items).rows,
+            rows,
+            self.moment,
+            aggregate.span,
+        )
+
+    def changed(self, aggregate: Aggregate, rows: Rows) -> None:
+        """Say that these rows of a table are others now."""
+        if aggregate.name in self._tops:
+            self._touched[aggregate.name].append(rows)
+
+    def top(self, aggregate: Aggregate, k: int) -> tuple[Rows, Doubles]:
+        """The k items of the highest values of a decayed_count, by number, and these; k <= TOP.
+
+        As all counts fade alike, one overtakes another only when it grows: besides those that were
+        highest, only rows that changed since are looked at.
+        """
+        name = aggregate.name
+        if name in self._tops:
+            numbers = np.unique(np.concatenate([self._tops[name], *self._touched[name]]))
+        else:
+            numbers = np.arange(len(self.names["item"]), dtype=np.int32)
+        values = self.values(aggregate, numbers)
+        best = np.lexsort((numbers, -values))[:TOP]
+        self._tops[name], self._touched[name] = numbers[best], []
+        best = best[:k]
+        best = best[values[best] > 0]
+        return numbers[best], values[best]
+
+    def shares_after(
+        self, aggregate: Aggregate, recent: Rows, decay: float, items: IdMap
+    ) -> tuple[Rows, NDArray[np.float32]]:
+        """What came after some items, newest first: rows of a bundle, ascending, and of each the
+        share of the steps from an item that led there, summed, older items less by ``decay``."""
+        steps, table, aligned = (
+            self.steps[aggregate.name],
+            self.tables[aggregate.name],
+            self.aligned(items),
+        )
+        return _shares_after(
+            steps.head,
+            steps.next,
+            steps.to,
+            table.first,
+            table.second,
+            aligned.numbers[recent],
+            aligned.rows,
+            self.moment,
+            aggregate.span,
+            decay,
+        )
 
     def own(self, session_id: str | None, user_id: str | None) -> dict[str, float]:
         """By name, the values for a visitor of what is kept for sessions and for users."""
@@ -242,24 +326,26 @@ class Aggregates:
             yield from (((name, names[end]), value) for end, value in pairs)
 
 
-def read(aggregate: Aggregate, first: Doubles, second: Doubles, moment: float) -> Doubles:
-    """The values that rows of cells, [rows, cells], have at a moment, float64 [rows]."""
+def read(
+    aggregate: Aggregate, first: Doubles, second: Doubles, moment: float, rows: Rows
+) -> Doubles:
+    """The values that some rows of cells, [all rows, cells], have at a moment, float64 [rows].
+
+    A row that is not there is of a key that nothing is known of.
+    """
     if aggregate.kind == "last_value":
-        return np.where(second[:, 0] > NEVER, first[:, 0], np.nan)
+        return _last(first, second, rows)
     if aggregate.window:
-        now = np.floor(moment / (aggregate.span / STEPS))
-        values: Doubles = np.where((second > now - STEPS) & (second <= now), first, 0.0).sum(axis=1)
-        return values
-    # An event that is ahead of the moment counts as one of now.
-    age = np.subtract(moment, second, out=np.zeros(second.shape), where=second > NEVER)
-    counts = first * np.exp2(-np.maximum(age, 0.0) / aggregate.span)
-    if aggregate.kind != "ratio":
-        single: Doubles = counts[:, 0]
-        return single
-    weight, prior = aggregate.smoothing, aggregate.prior
-    of = counts[:, 1] + weight
-    ratio: Doubles = np.full(len(of), prior)
-    return np.divide(counts[:, 0] + weight * prior, of, out=ratio, where=of > 0)
+        return _in_window(first, second, rows, np.floor(moment / (aggregate.span / STEPS)))
+    if aggregate.kind == "ratio":
+        above, below = (
+            _faded(first, second, rows, cell, moment, aggregate.span) for cell in (0, 1)
+        )
+        of = below + aggregate.smoothing
+        ratio: Doubles = np.full(len(of), aggregate.prior)
+        above += aggregate.smoothing * aggregate.prior
+        return np.divide(above, of, out=ratio, where=of > 0)
+    return _faded(first, second, rows, 0, moment, aggregate.span)
 
 
 def risen(state: Aggregates, numbers: Rows) -> Doubles:
@@ -280,6 +366,116 @@ def risen(state: Aggregates, numbers: Rows) -> Doubles:
 def ranking_by(config: Config) -> tuple[Aggregate, ...]:
     """The aggregates that a configuration's ranker is told of."""
     return tuple(aggregate for aggregate in config.aggregate if aggregate.ranking)
+
+
+@njit(cache=True, nogil=True)
+def _worth(age: float, span: float) -> float:
+    """Of an event by its age. One that is ahead of the moment counts as one of now."""
+    return float(2.0 ** (-max(age, 0.0) / span))
+
+
+@njit(cache=True, nogil=True)
+def _faded(
+    first: Doubles, second: Doubles, rows: Rows, cell: int, moment: float, span: float
+) -> Doubles:
+    values = np.zeros(len(rows))
+    for k in range(len(rows)):
+        row = rows[k]
+        if 0 <= row < len(first) and second[row, cell] > NEVER:
+            values[k] = first[row, cell] * _worth(moment - second[row, cell], span)
+    return values
+
+
+@njit(cache=True, nogil=True)
+def _in_window(first: Doubles, second: Doubles, rows: Rows, now: float) -> Doubles:
+    values = np.zeros(len(rows))
+    for k in range(len(rows)):
+        if 0 <= rows[k] < len(first):
+            for cell in range(first.shape[1]):
+                if now - STEPS < second[rows[k], cell] <= now:
+                    values[k] += first[rows[k], cell]
+    return values
+
+
+@njit(cache=True, nogil=True)
+def _last(first: Doubles, second: Doubles, rows: Rows) -> Doubles:
+    values = np.full(len(rows), np.nan)
+    for k in range(len(rows)):
+        if 0 <= rows[k] < len(first) and second[rows[k], 0] > NEVER:
+            values[k] = first[rows[k], 0]
+    return values
+
+
+@njit(cache=True, nogil=True)
+def _steps_to(
+    head: Rows,
+    following: Rows,
+    to: Rows,
+    first: Doubles,
+    second: Doubles,
+    start: int,
+    row_of: Rows,
+    rows: Rows,
+    moment: float,
+    span: float,
+) -> tuple[Doubles, float]:
+    values, total = np.zeros(len(rows)), 0.0
+    link = head[start] if 0 <= start < len(head) else -1
+    while link >= 0:
+        if second[link, 0] > NEVER:
+            value = first[link, 0] * _worth(moment - second[link, 0], span)
+            total += value
+            row = row_of[to[link]]
+            at = np.searchsorted(rows, row)
+            if row >= 0 and at < len(rows) and rows[at] == row:
+                values[at] = value
+        link = following[link]
+    return values, total
+
+
+@njit(cache=True, nogil=True)
+def _shares_after(
+    head: Rows,
+    following: Rows,
+    to: Rows,
+    first: Doubles,
+    second: Doubles,
+    starts: Rows,
+    row_of: Rows,
+    moment: float,
+    span: float,
+    decay: float,
+) -> tuple[Rows, NDArray[np.float32]]:
+    count = 0
+    for start in starts:
+        link = head[start] if 0 <= start < len(head) else -1
+        while link >= 0:
+            count += 1
+            link = following[link]
+    rows, values = np.empty(count, np.int32), np.empty(count)
+    n, weight = 0, 1.0
+    for start in starts:
+        begin, total = n, 1.0  # so that a single step is not all there is
+        link = head[start] if 0 <= start < len(head) else -1
+        while link >= 0:
+            if second[link, 0] > NEVER:
+                value = first[link, 0] * _worth(moment - second[link, 0], span)
+                total += value
+                if value > 0 and row_of[to[link]] >= 0:
+                    rows[n], values[n] = row_of[to[link]], value
+                    n += 1
+            link = following[link]
+        values[begin:n] *= weight / total
+        weight *= decay
+    order = np.argsort(rows[:n], kind="mergesort")
+    found, shares = np.empty(n, np.int32), np.zeros(n, np.float32)
+    last = -1
+    for k in order:
+        if last < 0 or found[last] != rows[k]:
+            last += 1
+            found[last] = rows[k]
+        shares[last] += np.float32(values[k])
+    return found[: last + 1], shares[: last + 1]
 
 
 @njit(cache=True, nogil=True)

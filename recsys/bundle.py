@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from recsys import index as faiss_index
+from recsys.aggregates import Aggregates
 from recsys.config import Config, ConfigError, config_from_dict
 from recsys.events import InputError
 from recsys.index import Index
@@ -26,8 +28,9 @@ from recsys.models.popularity import Popularity
 from recsys.models.session_embedding import SessionEmbedding
 from recsys.models.session_knn import SessionKnn
 from recsys.models.transitions import Transitions
+from recsys.snapshot import EMPTY, Snapshot, state_of
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"
@@ -84,10 +87,16 @@ class Bundle:
     forest: Forest
     index: Index = field(repr=False)
     session_index: Index = field(repr=False)
+    snapshot: Snapshot = field(default=EMPTY, repr=False)  # of the aggregates it declares
 
     @property
     def cutoff(self) -> float:
         return self.facts.cutoff
+
+    @cached_property
+    def aggregates(self) -> Aggregates:
+        """What the stream would say had nothing come since training, for who has no stream."""
+        return state_of(self.snapshot, self.config)
 
     @property
     def likeness(self) -> tuple[str, NDArray[np.float32]]:
@@ -113,6 +122,7 @@ PARTS: dict[str, type[Any]] = {
     "session_knn": SessionKnn,
     "session_embedding": SessionEmbedding,
     "forest": Forest,
+    "snapshot": Snapshot,
 }
 
 

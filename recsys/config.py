@@ -10,6 +10,7 @@ import math
 import re
 import tomllib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -182,6 +183,11 @@ class RetrievalConfig:
     own: int = 50  # what the known user came back to
     recent: int = 10  # popular of late
     popular: int | None = None  # likewise
+    # What the stream says now, by the aggregates of these names, where the ranker is told of them:
+    # what came after the last items, and what is looked at most.
+    # None: as LIVE has it; and 0 wherever the ranker is not told.
+    co_viewed_now: int | None = None
+    trending: int | None = None
 
 
 # Each part is over its highest value of what may be shown. item_knn_past counts beside a session;
@@ -253,6 +259,8 @@ UNORDERED: dict[str, dict[str, float]] = {
 }
 # Candidates there of sources that are off elsewhere.
 IN_BASKETS = {"item_knn": 30, "popular": 10}
+# Candidates of the sources that are live, by the names of their aggregates, and these' kinds.
+LIVE = {"co_viewed_now": (30, "co_count"), "trending": (0, "decayed_count")}
 
 
 # Kinds of live aggregates by what bounds them in time.
@@ -289,7 +297,9 @@ class Aggregate:
     prior: float = 0.0
     # Whether the ranker is told of it; where a log has no times it never is. Off unless asked for:
     # training has its value from the whole log, a store that began later does not.
-    ranking: bool = False
+    # Whether the ranker is told of it; where a log has no times it never is. None: where the order
+    # of a session's events is kept. In baskets what others do now has told nothing more.
+    ranking: bool | None = None
 
     def __post_init__(self) -> None:
         where = f"aggregate.{self.name}"
@@ -319,7 +329,7 @@ class Aggregate:
         if not getattr(self, name):
             object.__setattr__(self, name, default if one else other)
 
-    @property
+    @cached_property
     def span(self) -> float:
         """Seconds of its half-life or window; 0 of a last_value."""
         return seconds_of(self.half_life or self.window) or 0.0
@@ -446,16 +456,27 @@ class Config:
             for name, count in IN_BASKETS.items()
             if getattr(self.retrieval, name) is None
         }
+        aggregates = tuple(
+            dataclasses.replace(aggregate, ranking=timed and _chosen(aggregate, order))
+            for aggregate in self.aggregate
+        )
+        told = {(aggregate.name, aggregate.kind) for aggregate in aggregates if aggregate.ranking}
+        for name, (usual, kind) in LIVE.items():
+            given = getattr(self.retrieval, name)
+            sources[name] = (usual if given is None else given) if (name, kind) in told else 0
         self._check_sources(dataclasses.replace(self.retrieval, **sources))
+        for name, placement in self.placements.items():
+            if timed and placement.ranking in LIVE and placement.ranking not in dict(told):
+                raise ConfigError(
+                    f"placements.{name}.ranking: {placement.ranking!r} needs the aggregate of that "
+                    "name, with ranking = true"
+                )
         config = dataclasses.replace(
             self,
             session=dataclasses.replace(self.session, order=order),
             retrieval=dataclasses.replace(self.retrieval, **sources),
             ranker=dataclasses.replace(self.ranker, target=target),
-            aggregate=tuple(
-                dataclasses.replace(aggregate, ranking=aggregate.ranking and timed)
-                for aggregate in self.aggregate
-            ),
+            aggregate=aggregates,
         )
         if order == "kept":
             return config
@@ -473,6 +494,10 @@ class Config:
                         f"placements.{name}.sources: {source!r} is off; give it candidates: "
                         f"retrieval.{source} = 30"
                     )
+
+
+def _chosen(aggregate: Aggregate, order: str) -> bool:
+    return order == "kept" if aggregate.ranking is None else aggregate.ranking
 
 
 def _where_default(table: Any, values: dict[str, float]) -> Any:

@@ -35,6 +35,9 @@ RETURN_TYPE = "remove"
 # Weights below this say nothing: they would vanish in single precision.
 MIN_WEIGHT = 1e-6
 
+# The column of the lake's files that tells them from other logs: when an event was accepted.
+ACCEPTED = "accepted_ms"
+
 MAX_ID_LENGTH = 256  # characters
 MAX_ABS_VALUE = 1e9
 MAX_CLOCK_SKEW = 300.0  # seconds an event may lie in the future

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.aggregates import Aggregates, risen
+from recsys.aggregates import ranking_by, risen
 from recsys.baskets import BASKET, basket_columns
 from recsys.bundle import Bundle
 from recsys.columns import COLUMN, columns_of
@@ -25,6 +25,7 @@ class Context:
 
     columns: float32 [COLUMNS, n], what is computed for all candidates at once, see `columns_of`.
     basket: float32 [BASKET, n], likewise, see `basket_columns`; no rows where the order is kept.
+    live: by name of a feature, what the stream says now.
     """
 
     bundle: Bundle
@@ -32,6 +33,7 @@ class Context:
     candidates: Candidates
     columns: Floats
     basket: Floats
+    live: dict[str, Floats | float]
 
     def column(self, feature: str) -> Floats:
         inside = feature in COLUMN
@@ -56,8 +58,9 @@ class Context:
             settings.decay,
             bundle.popularity.signs,
         )
+        live = _live(bundle, who, candidates)
         if bundle.config.session.order != "ignored":
-            return cls(bundle, who, candidates, columns, columns[:0])
+            return cls(bundle, who, candidates, columns, columns[:0], live)
         items, sessions = bundle.item_knn, bundle.session_knn
         history, theirs = bundle.history, bundle.history.of(who.user)
         basket = basket_columns(
@@ -80,7 +83,7 @@ class Context:
             sessions.match_weights,
             bundle.popularity.kinds,
         )
-        return cls(bundle, who, candidates, columns, basket)
+        return cls(bundle, who, candidates, columns, basket, live)
 
 
 Feature = Callable[[Context], Floats | float]
@@ -384,15 +387,7 @@ def live_value(aggregate: Aggregate) -> Feature:
     """An aggregate as a feature."""
 
     def value(c: Context) -> Floats | float:
-        state = c.who.session.aggregates
-        if aggregate.key in ("session", "user"):
-            return float(_told(np.array([c.who.session.own.get(aggregate.name, 0.0)]))[0])
-        if state is None:
-            return 0.0
-        if aggregate.key == "pair":
-            return _steps_from_last(c, state, aggregate)[0]
-        numbers = state.aligned(c.bundle.items).numbers[c.candidates.rows]
-        return _told(state.values(aggregate, numbers))
+        return c.live[f"live_{aggregate.name}"]
 
     value.__doc__ = f"The aggregate {aggregate.name}: of a pair, from the last item to this one."
     return value
@@ -402,11 +397,7 @@ def live_share(aggregate: Aggregate) -> Feature:
     """A co_count as a share."""
 
     def share(c: Context) -> Floats | float:
-        state = c.who.session.aggregates
-        if state is None:
-            return 0.0
-        values, total = _steps_from_last(c, state, aggregate)
-        return values / max(total, 1e-9)
+        return c.live[f"live_{aggregate.name}_share"]
 
     share.__doc__ = f"Share of the last item's steps that lead here, by {aggregate.name}."
     return share
@@ -415,31 +406,40 @@ def live_share(aggregate: Aggregate) -> Feature:
 def live_rise(c: Context) -> Floats | float:
     """How far ``trending`` is above what ``usual`` lets expect, in standard deviations of chance:
     what comes up now, whether it is much or little."""
-    state = c.who.session.aggregates
+    return c.live["live_rise"]
+
+
+def _live(bundle: Bundle, who: Profile, candidates: Candidates) -> dict[str, Floats | float]:
+    """What the aggregates that the ranker is told of say of the candidates."""
+    found: dict[str, Floats | float] = {}
+    declared, state = ranking_by(bundle.config), who.session.aggregates
+    if not declared:
+        return found
+    # Without a store nothing is known: no counts, and ratios as well.
+    found = dict.fromkeys(live_features(bundle.config.aggregate), 0.0)
+    for aggregate in declared:
+        if aggregate.key in ("session", "user"):
+            own = who.session.own.get(aggregate.name, 0.0)
+            found[f"live_{aggregate.name}"] = NO_VALUE if np.isnan(own) else own
     if state is None:
-        return 0.0
-    numbers = state.aligned(c.bundle.items).numbers[c.candidates.rows]
-    return risen(state, numbers).astype(np.float32)
-
-
-def _told(values: NDArray[np.float64]) -> Floats:
-    """For the forest, which knows no missing values."""
-    told: Floats = np.nan_to_num(values, nan=NO_VALUE).astype(np.float32)
-    return told
-
-
-def _steps_from_last(c: Context, state: Aggregates, aggregate: Aggregate) -> tuple[Floats, float]:
-    """Values of the steps from the last item to each candidate, and of all from it together."""
-    found = np.zeros(len(c.candidates.rows), dtype=np.float32)
-    if not len(c.who.sequence):
-        return found, 0.0
-    aligned = state.aligned(c.bundle.items)
-    to, values = state.steps_from(aggregate, int(aligned.numbers[c.who.sequence[0]]))
-    rows = aligned.rows[to]
-    at = np.minimum(np.searchsorted(c.candidates.rows, rows), len(found) - 1)
-    here = c.candidates.rows[at] == rows
-    found[at[here]] = values[here]
-    return found, float(values.sum())
+        return found
+    numbers = state.aligned(bundle.items).numbers
+    told = numbers[candidates.rows]
+    for aggregate in declared:
+        name = f"live_{aggregate.name}"
+        if aggregate.key == "item":
+            values = state.values(aggregate, told)
+            if aggregate.kind == "last_value":
+                values[np.isnan(values)] = NO_VALUE
+            found[name] = values.astype(np.float32)
+        elif aggregate.key == "pair" and len(who.sequence):
+            last = int(numbers[who.sequence[0]])
+            values, total = state.steps_to(aggregate, last, bundle.items, candidates.rows)
+            found[name] = values.astype(np.float32)
+            found[f"{name}_share"] = (values / max(total, 1e-9)).astype(np.float32)
+    if "live_rise" in found:
+        found["live_rise"] = risen(state, told).astype(np.float32)
+    return found
 
 
 def _named(*features: Feature) -> dict[str, Feature]:
@@ -453,6 +453,7 @@ LEARNED_SOURCES = (
     "item_knn",
     "item_knn_past",
     "own",
+    "co_viewed_now",
 )
 
 # Features that no single source gives, in groups that an ablation takes out together.

@@ -20,7 +20,7 @@ import orjson
 import polars as pl
 
 from recsys.bundle import fsync
-from recsys.events import Event
+from recsys.events import ACCEPTED, Event
 
 logger = logging.getLogger("recsys.lake")
 
@@ -36,6 +36,9 @@ SCHEMA: dict[str, pl.DataType] = {
     "recommendation_id": pl.String(),
     "position": pl.Int64(),
     "properties": pl.String(),
+    # The place of the entry in its stream: when it was accepted, and which one in that millisecond.
+    ACCEPTED: pl.Int64(),
+    "accepted_number": pl.Int64(),
 }
 PART_ROWS = 200_000  # a part is written anew with each addition; beyond this the next one begins
 REACHED = "recsys.reached"  # the metadata that holds a place for each stream, by the log's name
@@ -118,7 +121,7 @@ class Lake:
             # Whatever fails from here on, the file is looked at again.
             self._ends.pop((partition, hour), None)
             before = [pl.read_parquet(path, glob=False)] if end.rows else []
-            frame = pl.concat([*before, rows])
+            frame = pl.concat([*before, rows], how="diagonal")
             reached = {**end.reached, log: new[-1].place}
             _write(frame, path, reached)
             end = _End(end.part, len(frame), reached)
@@ -163,11 +166,13 @@ def _path(folder: Path, partition: int, hour: str, part: int) -> Path:
 def _table(entries: list[Entry]) -> pl.DataFrame:
     rows = [
         {
-            **{name: getattr(entry.event, name) for name in SCHEMA},
+            **{name: getattr(entry.event, name) for name in SCHEMA if name in Event.__slots__},
             "user_id": entry.event.user_id or entry.user_id,
             "properties": orjson.dumps(entry.event.properties).decode()
             if entry.event.properties
             else None,
+            ACCEPTED: entry.place[0],
+            "accepted_number": entry.place[1],
         }
         for entry in entries
     ]

@@ -15,6 +15,7 @@ import polars as pl
 
 from recsys.cautions import cautions
 from recsys.config import EventsConfig, nearest
+from recsys.events import ACCEPTED
 from recsys.logfiles import (
     REJECT_SCHEMA,
     LogError,
@@ -55,6 +56,8 @@ class Log:
     clock: Literal["time", "rows"]  # "rows": no timestamps, the timestamp is the row number
     notes: list[str]  # what was assumed or repaired
     rejects_path: Path | None = None  # the rejected rows as JSON lines
+    # Unix seconds of the last event that is not of the lake's files; -inf: the stream brought all.
+    imported_until: float = math.inf
 
     @property
     def kept(self) -> int:
@@ -178,7 +181,7 @@ def _load(sources: list[Source], options: _Options) -> Log:
     for mapping in mappings:
         notes += _mapping_notes(mapping, _default_type(mapping, options))
 
-    parts, rejects, read = [], [], 0
+    parts, rejects, read, imported_until = [], [], 0, -math.inf
     for number, (source, mapping) in enumerate(zip(sources, mappings, strict=True)):
         rules = Rules(options.config, _default_type(mapping, options), options.now, timed)
         mapping = mapping | _late_columns(source, mapping, options.columns)
@@ -190,6 +193,8 @@ def _load(sources: list[Source], options: _Options) -> Log:
         rejects.append(rows.rejects)
         notes += rows.notes
         read += table.read
+        if ACCEPTED not in source.columns and len(frame):
+            imported_until = max(imported_until, float(frame["timestamp"].max()))  # type: ignore[arg-type]  # not empty
         del table, rows, frame
     frame, repeated = _drop_repeated(pl.concat(parts), [source.name for source in sources])
     parts.clear()
@@ -205,7 +210,8 @@ def _load(sources: list[Source], options: _Options) -> Log:
     frame, cut = _cut_sessions(frame, options.config.idle_minutes)
     notes += cut + _frame_notes(frame, timed) + cautions(frame, timed)
     counts = dict(rejected["reason"].value_counts(sort=True).sort("reason").iter_rows())
-    return Log(frame, read, counts, "time" if timed else "rows", list(dict.fromkeys(notes)), path)
+    clock: Literal["time", "rows"] = "time" if timed else "rows"
+    return Log(frame, read, counts, clock, list(dict.fromkeys(notes)), path, imported_until)
 
 
 # Columns

@@ -9,10 +9,13 @@ import orjson
 
 from recsys.aggregates import NEVER, Aggregates, Doubles, definition, oldest, read
 from recsys.config import Aggregate, Config
-from recsys.store import Changes, Store
+from recsys.snapshot import EMPTY, Snapshot
+from recsys.store import Changes, Chunk, Store
 
 FOLLOWED = 1_000  # changes taken at a time
-EMPTY = struct.pack("<dd", 0.0, NEVER)  # a cell
+ROWS = 250  # of a snapshot told at a time
+ONLY = np.zeros(1, dtype=np.int32)  # the row of a table of one
+NOTHING = struct.pack("<dd", 0.0, NEVER)  # an empty cell
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Mirror:
                     row = self._row(aggregate, value[16:])
                     table = self.state.tables[aggregate.name]
                     table.first[row, int(cell)], table.second[row, int(cell)] = _doubles(value[:16])
+                    self.state.changed(aggregate, np.array([row], np.int32))
             self.place = place.decode()
         return True
 
@@ -53,11 +57,11 @@ class Mirror:
         for id_, sharing in self.ids.items():
             for aggregate in sharing:
                 if aggregate.key in ("session", "user"):
-                    row = rows.get(id_) or EMPTY * self.state.tables[aggregate.name].cells
+                    row = rows.get(id_) or NOTHING * self.state.tables[aggregate.name].cells
                     cells = _doubles(row).reshape(-1, 2)
                     first, second = cells[None, :, 0], cells[None, :, 1]
                     values[aggregate.name] = float(
-                        read(aggregate, first, second, self.state.moment)[0]
+                        read(aggregate, first, second, self.state.moment, ONLY)[0]
                     )
         return values
 
@@ -108,22 +112,31 @@ class Mirror:
 
 
 async def mirrored(
-    store: Store, config: Config, *, declare: bool = True, everything: bool = False
+    store: Store,
+    config: Config,
+    base: Snapshot = EMPTY,
+    *,
+    declare: bool = True,
+    everything: bool = False,
 ) -> Mirror:
     """What the store knows of a configuration's aggregates.
 
-    declare: have it keep these and no others first. everything: also those of users and sessions.
-    Raises StoreUnavailable.
+    base: what they begin with. declare: have the store keep these and no others first. everything:
+    also those of users and sessions. Raises StoreUnavailable.
     """
     ids: dict[str, list[Aggregate]] = {}
-    definitions = {}
-    for aggregate in config.aggregate:
-        found = definition(aggregate, config)
-        definitions[found["id"]] = found
-        ids.setdefault(str(found["id"]), []).append(aggregate)
+    definitions: dict[str, bytes] = {}
+    numbers: dict[str, int] = {}
+    for number, aggregate in enumerate(config.aggregate):
+        found = definition(aggregate, config, base.digest(number), base.moment)
+        definitions[found["id"]] = orjson.dumps(found)
+        numbers.setdefault(found["id"], number)
+        ids.setdefault(found["id"], []).append(aggregate)
     seen = await store.seen()
     if declare or not seen.epoch:  # or a store that has lost its data
-        await store.declare(orjson.dumps(list(definitions.values())).decode())
+        await store.declare(list(definitions.values()))
+        for id_, number in numbers.items():
+            await _begin(store, id_, list(base.rows(number)), base.moment)
         seen = await store.seen()
     mirror = Mirror(Aggregates(config.aggregate), ids, seen.epoch, seen.place)
     mirror.state.moment = seen.moment
@@ -133,7 +146,16 @@ async def mirrored(
                 mirror._set(id_, pairs)
     if await mirror.catch_up(store):
         return mirror
-    return await mirrored(store, config, declare=False, everything=everything)
+    return await mirrored(store, config, base, declare=False, everything=everything)
+
+
+async def _begin(store: Store, id_: str, rows: list[tuple[bytes, bytes]], moment: float) -> None:
+    """Have an aggregate begin with rows of a snapshot, once; several may do so together."""
+    number = 0
+    while 0 <= ROWS * number < len(rows):
+        part = rows[ROWS * number : ROWS * (number + 1)]
+        last = ROWS * (number + 1) >= len(rows)
+        number = await store.fill(Chunk(id_, "base", number, last, moment, part))
 
 
 def _doubles(cells: bytes) -> Doubles:

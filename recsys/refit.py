@@ -21,14 +21,14 @@ import polars as pl
 from rich.progress import Progress
 
 from recsys import gate
-from recsys.bundle import Bundle, sealed
+from recsys.bundle import Bundle
 from recsys.config import Config
 from recsys.evaluation.split import Split, when
 from recsys.events import InputError
 from recsys.gate import Verdict
 from recsys.logs import Log, log_from_frame
 from recsys.registry import Registry
-from recsys.training import Stages, fit_sources, measured_recall, simultaneous
+from recsys.training import Ranker, Stages, completed, fit_sources, simultaneous
 
 REHEARSED = (
     "judged by a rehearsal, the same refit without the window: what is published knows the window, "
@@ -60,17 +60,10 @@ def refit(
     _check(active, log, config)
     stages = Stages(progress, seconds)
     bundle = fit_sources(log, config, stages, prefix, start=active)
-    with stages.of(prefix + "recall"):
-        metrics = {**measured_recall(bundle), **bundle.facts.metrics}
-    facts = replace(
-        bundle.facts,
-        metrics=metrics,
-        features=active.facts.features,
-        openings=active.facts.openings,
-        ranker=active.facts.ranker,
-        line=[*active.facts.line, active.version],
-    )
-    return sealed(replace(bundle, forest=active.forest, facts=facts))
+    facts = active.facts
+    ranker = Ranker(facts.ranker, active.forest, facts.features, facts.openings)
+    line = (*facts.line, active.version)
+    return completed(bundle, log, ranker, stages, prefix, line)
 
 
 def rehearse(registry: Registry, cut: Split, **options: Any) -> Bundle:

@@ -1,15 +1,16 @@
 """Retrieval: from a bundle and a session to the candidates worth ranking."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from recsys.aggregates import Aggregates, ranking_by
 from recsys.bundle import Bundle
-from recsys.config import RetrievalConfig
+from recsys.config import Aggregate, RetrievalConfig
 from recsys.models import item_knn, session_embedding, session_knn, transitions
 from recsys.models.embedding import fold_in
 from recsys.session import Session
@@ -92,6 +93,8 @@ class Ranked:
 
 def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Profile:
     """Resolve a session against a bundle; items the bundle does not know are ignored."""
+    if session.aggregates is None and bundle.snapshot.ends.any():
+        session = replace(session, aggregates=bundle.aggregates)
     current, past = session.current, session.past
     anchors = [anchor] if anchor else []
     names = [*anchors, *current.sequence, *past.items]
@@ -164,6 +167,33 @@ def _popular(bundle: Bundle, _who: Profile, k: int) -> Scored:
     return rows, bundle.popularity.counts[rows]
 
 
+def _co_viewed_now(bundle: Bundle, who: Profile, k: int) -> Scored:
+    found = _told(bundle, who, "co_viewed_now")
+    if not found or not len(who.sequence):
+        return NOTHING
+    state, aggregate = found
+    config = bundle.config.transitions
+    recent = who.sequence[: config.last_items]
+    return _best(*state.shares_after(aggregate, recent, config.decay, bundle.items), k)
+
+
+def _trending(bundle: Bundle, who: Profile, k: int) -> Scored:
+    found = _told(bundle, who, "trending")
+    if not found:
+        return NOTHING
+    state, aggregate = found
+    numbers, values = state.top(aggregate, k)
+    rows = state.aligned(bundle.items).rows[numbers]
+    return rows[rows >= 0], values[rows >= 0].astype(np.float32)
+
+
+def _told(bundle: Bundle, who: Profile, name: str) -> tuple[Aggregates, Aggregate] | None:
+    """The aggregate that a source asks, and what the stream says; ``None`` without a store."""
+    state = who.session.aggregates
+    found = [a for a in ranking_by(bundle.config) if a.name == name] if state else []
+    return (state, found[0]) if state and found else None
+
+
 # Every source is one function and one line here, and a number of candidates in RetrievalConfig.
 SOURCES: dict[str, Callable[[Bundle, Profile, int], Scored]] = {
     "transitions": _transitions,
@@ -175,6 +205,8 @@ SOURCES: dict[str, Callable[[Bundle, Profile, int], Scored]] = {
     "own": _own,
     "recent": _recent,
     "popular": _popular,
+    "co_viewed_now": _co_viewed_now,
+    "trending": _trending,
 }
 # Those that can look among allowed rows alone, the better first.
 SEARCHES: dict[str, Callable[[Bundle, Profile, int, Mask | None], Scored]] = {

@@ -15,9 +15,13 @@
 --                        whenever mirrors have to be read anew), moment (of the latest event)
 --   aggregate:<id>       hash of an aggregate's rows by key: cells of two doubles each, see
 --                        aggregates.Table; the key of a pair is the length of the first, and both
---   aggregate:<id>:trail:<session>   co_count: sorted set of a session's events by time, session_ttl
---   aggregate:<id>:step:<session>    unique_sessions: hash of the step of the session's latest event
---                        by key, as long as it may lie in the window
+--   aggregate:<id>:filled  hash of what is filled in of the time before it was declared: by source
+--                        ("base", or a partition of the log) the number of chunks, or "done"; and
+--                        after:<partition>, the place from which on the stream counted by itself
+--   aggregate:<born>:trail:<session>   co_count: sorted set of a session's events by time, session_ttl
+--   aggregate:<born>:step:<session>    unique_sessions: hash of the step of the session's latest
+--                        event by key, as long as it may lie in the window. <born>: the epoch in which
+--                        the aggregate was declared; one that ended and began anew has others
 --   changes              stream of rows as they become, for mirrors; the last CHANGES of them
 --   log:reading          a name of the log, present once it has readers; they alone cut it then
 --   log:readers          sorted set of the readers and when they last said so
@@ -31,8 +35,13 @@ local function log_of(partition) return KEYS[1] .. 'log:' .. partition end
 
 local AGGREGATES, CHANGES = KEYS[1] .. 'aggregates', KEYS[1] .. 'changes'
 local function rows_of(id) return KEYS[1] .. 'aggregate:' .. id end
-local function trail_of(id, session) return KEYS[1] .. 'aggregate:' .. id .. ':trail:' .. session end
-local function step_of(id, session) return KEYS[1] .. 'aggregate:' .. id .. ':step:' .. session end
+local function filled_of(id) return rows_of(id) .. ':filled' end
+local function trail_of(aggregate, session)
+  return rows_of(aggregate.id .. aggregate.born) .. ':trail:' .. session
+end
+local function step_of(aggregate, session)
+  return rows_of(aggregate.id .. aggregate.born) .. ':step:' .. session
+end
 
 local EVENT = 11  -- arguments of one
 local CHANGES_KEPT = 100000
@@ -126,6 +135,13 @@ local function add_in_window(aggregate, key, step, amount, changes)
   end
 end
 
+local function set_last(aggregate, key, time, value, changes)
+  local row, known, of = cell_of(aggregate, key, 0)
+  if time > of or (time == of and value > known) then
+    put(aggregate, key, row, 0, value, time, changes)
+  end
+end
+
 local function pair(a, b) return struct.pack('>I2', #a) .. a .. b end
 
 -- The events of a trail at the time nearest to one, on one side of it: that time and their items.
@@ -140,7 +156,7 @@ local function beside(trail, time, command, bound)
 end
 
 local function add_step(aggregate, event, ttl, changes)
-  local trail = trail_of(aggregate.id, event.session)
+  local trail = trail_of(aggregate, event.session)
   local time, item, gap = event.time, event.item, aggregate.gap
   local before, sources = beside(trail, event.stamp, 'ZREVRANGEBYSCORE', '-inf')
   local after, targets = beside(trail, event.stamp, 'ZRANGEBYSCORE', '+inf')
@@ -166,7 +182,7 @@ local function add_step(aggregate, event, ttl, changes)
 end
 
 local function move_session(aggregate, key, event, step, changes)
-  local steps = step_of(aggregate.id, event.session)
+  local steps = step_of(aggregate, event.session)
   local before = tonumber(redis.call('HGET', steps, key) or NEVER)
   if step > before then
     if before > NEVER then add_in_window(aggregate, key, before, -1, changes) end
@@ -192,12 +208,7 @@ local function count(aggregate, event, ttl, changes)
   elseif aggregate.kind == 'decayed_count' then
     decay(aggregate, key, 0, event.time, 1, changes)
   elseif aggregate.kind == 'last_value' then
-    if event.value then
-      local row, value, time = cell_of(aggregate, key, 0)
-      if event.time > time or (event.time == time and event.value > value) then
-        put(aggregate, key, row, 0, event.value, event.time, changes)
-      end
-    end
+    if event.value then set_last(aggregate, key, event.time, event.value, changes) end
   else
     local step = math.floor(event.time / (aggregate.span / STEPS))
     if aggregate.kind == 'window_count' then
@@ -331,26 +342,109 @@ local function read()
   return {version, user, events, user_events, own, place ~= '' and changed_since(place, most) or {}}
 end
 
--- ARGV: a name that no epoch has had, definitions as a JSON list. Statistics that are declared
--- already go on; the others begin, and those that are declared no longer end.
+-- The place after which all that comes into a partition of the log lies: its last one, or that of
+-- the millisecond before, which is behind those of a log that was lost.
+local function end_of(partition)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local last = redis.call('XREVRANGE', log_of(partition), '+', '-', 'COUNT', 1)[1]
+  if last and tonumber(string.match(last[1], '^%d+')) >= now then return last[1] end
+  return string.format('%d-%d', now - 1, 2 ^ 50)
+end
+
+-- ARGV: a name that no epoch has had, how many partitions the log may have, definitions as JSON.
+-- Statistics that are declared already go on; the others begin, and those that are declared no
+-- longer end.
 local function declare()
-  local before, same, visitor = {}, true, {}
+  local before, same, visitor, texts = {}, true, {}, {}
   for _, aggregate in ipairs(declared()) do before[aggregate.id] = aggregate end
-  for _, aggregate in ipairs(cjson.decode(ARGV[3])) do
-    same = same and before[aggregate.id] ~= nil
+  for at = 4, #ARGV do
+    local aggregate = cjson.decode(ARGV[at])
+    local known = before[aggregate.id]
     before[aggregate.id] = nil
+    if not known then
+      same = false
+      for partition = 0, ARGV[3] - 1 do
+        redis.call('HSET', filled_of(aggregate.id), 'after:' .. partition, end_of(partition))
+      end
+    end
+    local born = known and known.born or ARGV[2]
+    texts[#texts + 1] = '{"born":"' .. born .. '",' .. string.sub(ARGV[at], 2)
     if aggregate.key == 'user' or aggregate.key == 'session' then
       visitor[#visitor + 1] = aggregate.id .. '=' .. aggregate.key
     end
   end
   for id in pairs(before) do
     same = false
-    redis.call('UNLINK', rows_of(id))
+    redis.call('UNLINK', rows_of(id), filled_of(id))
   end
   if not same then
-    local told = table.concat(visitor, ' ')
-    redis.call('HSET', AGGREGATES, 'declared', ARGV[3], 'epoch', ARGV[2], 'visitor', told)
+    local all, told = '[' .. table.concat(texts, ',') .. ']', table.concat(visitor, ' ')
+    redis.call('HSET', AGGREGATES, 'declared', all, 'epoch', ARGV[2], 'visitor', told)
   end
+end
+
+-- ARGV: partitions of the log. Returns what is declared, as JSON, and what is still to be filled in
+-- from these: id, partition, the place after which the stream counted, how many chunks were, in turn.
+local function unfilled()
+  local reply = {redis.call('HGET', AGGREGATES, 'declared') or '[]'}
+  for _, aggregate in ipairs(declared()) do
+    for at = 2, #ARGV do
+      local partition = ARGV[at]
+      local filled = filled_of(aggregate.id)
+      local after, chunks = unpack(redis.call('HMGET', filled, 'after:' .. partition, partition))
+      if after and chunks ~= 'done' then
+        for _, part in ipairs({aggregate.id, partition, after, chunks or '0'}) do
+          reply[#reply + 1] = part
+        end
+      end
+    end
+  end
+  return reply
+end
+
+-- Puts a row together with that of the same key. Each cell as if its events came now.
+local function add_row(aggregate, key, row)
+  local untold = {}
+  for cell = 0, aggregate.cells - 1 do
+    local first, second = struct.unpack('<dd', row, cell * CELL + 1)
+    if second == NEVER then
+      -- nothing is in it
+    elseif aggregate.kind == 'last_value' then
+      set_last(aggregate, key, second, first, untold)
+    elseif aggregate.cells == STEPS then
+      add_in_window(aggregate, key, second, first, untold)
+    else
+      decay(aggregate, key, cell, second, first, untold)
+    end
+  end
+end
+
+-- Fills in some of what was before an aggregate was declared. ARGV: its id, a source, which chunk of
+-- it, from 0, '' or, with the last, 'done'; the moment, a name for a new epoch or ''; how many rows,
+-- keys and rows; events as event_of takes them, and before them the seconds that a session is kept.
+-- A chunk is taken once, in its turn; returns how many were, -1 if the aggregate is not declared.
+local function fill()
+  local id, source, number, last, moment, epoch, rows = unpack(ARGV, 2, 8)
+  local aggregate
+  for _, one in ipairs(declared()) do
+    if one.id == id then aggregate = one end
+  end
+  if not aggregate then return -1 end
+  local filled = redis.call('HGET', filled_of(id), source) or '0'
+  if filled ~= number then return filled == 'done' and -1 or tonumber(filled) end
+  for at = 9, 8 + 2 * rows, 2 do add_row(aggregate, ARGV[at], ARGV[at + 1]) end
+  local ttl = ARGV[9 + 2 * rows]
+  for at = 10 + 2 * rows, #ARGV, 7 do
+    count(aggregate, event_of(unpack(ARGV, at, at + 6)), ttl, {})
+  end
+  redis.call('HSET', filled_of(id), source, last == 'done' and last or number + 1)
+  if tonumber(moment) > tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER) then
+    redis.call('HSET', AGGREGATES, 'moment', moment)
+  end
+  -- Mirrors read the rows anew rather than each change.
+  if epoch ~= '' then redis.call('HSET', AGGREGATES, 'epoch', epoch) end
+  return number + 1
 end
 
 -- ARGV: cursor, id of an aggregate, how many rows at a time, the second double below which a cell is
@@ -419,6 +513,7 @@ end
 
 local operations = {
   append = append, read = read, identify = identify, forget = forget, lag = lag,
-  declare = declare, rows = rows, sweep = sweep, seen = seen, follow = follow
+  declare = declare, unfilled = unfilled, fill = fill, rows = rows, sweep = sweep, seen = seen,
+  follow = follow
 }
 return operations[ARGV[1]]()

@@ -114,6 +114,25 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some of what was before an aggregate was declared, to be filled in.
+
+    id: of the aggregate. source: "base", or a partition of the log. number: from 0. last: of the
+    source. moment: Unix seconds of its latest event. rows: keys and rows, see store.lua. anew: make
+    mirrors read all rows anew, once this is in.
+    """
+
+    id: str
+    source: str
+    number: int
+    last: bool
+    moment: float
+    rows: Sequence[tuple[bytes, bytes]] = ()
+    events: Sequence[Event] = ()
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Lag:
     """Events of the live log that are in no file yet. oldest: Unix seconds of the first of them."""
 
@@ -140,7 +159,7 @@ class Store:
         """Connects on first use. Raises StoreUrlError."""
         self.config = config or StoreConfig()
         self._link = _Link(check_url(url), self.config.timeout)
-        self._prefix = f"{{{self.config.namespace}}}:"
+        self._prefix = prefix(self.config)
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """Accept a batch, all or nothing; an ``event_id`` seen before counts as a duplicate.
@@ -190,9 +209,13 @@ class Store:
             _changes(changes) if changes else None,
         )
 
-    async def declare(self, definitions: str) -> None:
-        """Keep these aggregates and no others; JSON list of `aggregates.definition`."""
-        await self._run("declare", [os.urandom(8).hex(), definitions])
+    async def declare(self, definitions: Sequence[bytes]) -> None:
+        """Keep these aggregates and no others; `aggregates.definition` of each as JSON."""
+        await self._run("declare", [os.urandom(8).hex(), MOST_PARTITIONS, *definitions])
+
+    async def fill(self, chunk: Chunk) -> int:
+        """Fill a chunk in, if it is its turn; returns how many were, -1 if none is wanted."""
+        return int(await self._run("fill", fill_arguments(chunk, self.config)))
 
     async def seen(self) -> Seen:
         """Where a mirror that reads the rows now has to follow on."""
@@ -389,14 +412,35 @@ def _counted(event: Event) -> tuple[str, ...]:
     )
 
 
+def fill_arguments(chunk: Chunk, config: StoreConfig) -> list[Any]:
+    """What the script's fill takes."""
+    return [
+        chunk.id,
+        chunk.source,
+        chunk.number,
+        "done" if chunk.last else "",
+        repr(chunk.moment),
+        os.urandom(8).hex() if chunk.anew else "",
+        len(chunk.rows),
+        *(part for pair in chunk.rows for part in pair),
+        config.session_ttl,
+        *(part for event in chunk.events for part in _counted(event)),
+    ]
+
+
 def partition_of(session_id: str, config: StoreConfig) -> int:
     """The partition of the live log that holds a session's events, in order of arrival."""
     return zlib.crc32(session_id.encode()) % config.log_partitions
 
 
+def prefix(config: StoreConfig) -> str:
+    """What every key begins with."""
+    return f"{{{config.namespace}}}:"
+
+
 def log_key(config: StoreConfig, part: int | str) -> str:
     """A key of the live log for its readers: a partition, "reading" or "readers"; see store.lua."""
-    return f"{{{config.namespace}}}:log:{part}"
+    return f"{prefix(config)}log:{part}"
 
 
 def check_url(url: str) -> str:

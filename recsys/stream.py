@@ -11,7 +11,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +20,19 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
+from recsys import backfill
 from recsys.events import decode
 from recsys.lake import Entry, Lake
 from recsys.store import (
     MOST_PARTITIONS,
+    SCRIPT,
+    Chunk,
     StoreConfig,
     StoreUnavailable,
     check_url,
+    fill_arguments,
     log_key,
+    prefix,
 )
 
 logger = logging.getLogger("recsys.stream")
@@ -39,6 +44,7 @@ PAUSE = 0.05  # seconds between looks at an empty log
 RETRY = 1.0  # seconds after a failure, or while others write all partitions
 ALIVE = 10.0  # seconds after which a reader that said nothing is thought gone
 TIMEOUT = 5.0  # seconds for one call of Redis
+FILL_FOR = 0.2  # seconds of filling in between two looks at the log
 
 # KEYS: streams. Returns how many there are up to the last one that exists.
 EXISTING = """
@@ -63,13 +69,15 @@ class _Partition:
     """What was delivered of a partition and is in no file yet.
 
     again: what was delivered to whoever read it before comes first, from ``place`` on. since: of
-    the oldest, monotonic seconds.
+    the oldest, monotonic seconds. filling: chunks of what its files hold from before aggregates
+    were declared.
     """
 
     again: bool = True
     place: str = "0-0"
     entries: list[Entry] = field(default_factory=list)
     since: float = 0.0
+    filling: Iterator[Chunk] | None = None
 
 
 class Stream:
@@ -89,6 +97,7 @@ class Stream:
         self.written = 0
         self._confirm = self.redis.register_script(CONFIRM)
         self._existing = self.redis.register_script(EXISTING)
+        self._script = self.redis.register_script(SCRIPT)
         self._partitions: dict[int, _Partition] = {}
         self._balanced = -math.inf
         self._log = ""
@@ -122,9 +131,18 @@ class Stream:
             logger.error("what was read last stays in the live log: %s", error)
 
     def drain(self) -> None:
-        """Read until nothing is left, write it and return. Raises StoreUnavailable, OSError."""
+        """Read until nothing is left, write it, fill in what is new, and return.
+
+        Raises StoreUnavailable, OSError.
+        """
         try:
             while self.turn(balance=False):
+                pass
+            for number, partition in self._partitions.items():
+                if partition.entries:
+                    self._write(number, partition)
+            self._look_what_to_fill()
+            while sum(self._fill(partition) for partition in self._partitions.values()):
                 pass
             written = self.lake.held
             self.close()
@@ -160,6 +178,7 @@ class Stream:
             due = time.monotonic() - partition.since >= self.every
             if partition.entries and (due or len(partition.entries) >= FULL):
                 self._write(number, partition)
+            read += self._fill(partition)
         return read
 
     def close(self) -> None:
@@ -193,6 +212,7 @@ class Stream:
             room = len(self._partitions) < share and number not in self._partitions
             if room and self.lake.take(number):
                 self._partitions[number] = _Partition()
+        self._look_what_to_fill()
         self._balanced = now
 
     def _name_log(self) -> None:
@@ -267,6 +287,35 @@ class Stream:
                 keys=[log_key(self.config, "reading"), key],
                 args=[self._log, GROUP, _after(part[-1]), *part],
             )
+
+    def _look_what_to_fill(self) -> None:
+        """Begin to fill in aggregates that were declared, once all from before is in files."""
+        if not self._partitions:
+            return
+        told: Any = self._script(keys=[prefix(self.config)], args=["unfilled", *self._partitions])
+        for number, wanted in backfill.wanted(told).items():
+            partition, key = self._partitions[number], log_key(self.config, number)
+            if partition.filling:
+                continue
+            if partition.entries:
+                self._write(number, partition)
+            after = "{}-{}".format(*max(one.after for one in wanted))
+            if not self.redis.xrange(key, "-", after, count=1):
+                folder, ttl = self.lake.folder, self.config.session_ttl
+                partition.filling = backfill.chunks(folder, number, wanted, ttl)
+
+    def _fill(self, partition: _Partition) -> int:
+        """Fill in for a while; returns how many chunks were."""
+        until, filled = time.monotonic() + FILL_FOR, 0
+        while partition.filling and time.monotonic() < until:
+            chunk = next(partition.filling, None)
+            if chunk is None:
+                partition.filling = None
+                break
+            arguments = fill_arguments(chunk, self.config)
+            self._script(keys=[prefix(self.config)], args=["fill", *arguments])
+            filled += 1
+        return filled
 
     def _forget(self) -> None:
         """What was read is delivered again: an answer may have been lost on its way."""

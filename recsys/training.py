@@ -1,6 +1,6 @@
 """Training: from a log to a bundle, read top to bottom."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from recsys import features, ranking, retrieval
+from recsys import features, ranking, retrieval, snapshot
 from recsys import index as faiss_index
 from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle, Facts, sealed
@@ -60,19 +60,34 @@ def train(
         fitting = beside.submit(fit_sources, log, config, stages, "")
         ranker = _fit_ranker(tails, config, stages) if tails else Ranker(reason)
         bundle = fitting.result()
-    with stages.of("recall"):
-        metrics = {**measured_recall(bundle), **bundle.facts.metrics}
+    return completed(bundle, log, ranker, stages)
+
+
+def completed(
+    sources: Bundle,
+    log: Log,
+    ranker: "Ranker",
+    stages: "Stages",
+    prefix: str = "",
+    line: Sequence[str] = (),
+) -> Bundle:
+    """The sources of a log and a ranker as one bundle. line: what it was refitted from, if it was."""
+    with stages.of(prefix + "recall"):
+        metrics = {**_recall(sources), **sources.facts.metrics}
+    with stages.of(prefix + "aggregates"):
+        begun = snapshot.of_log(log, sources.config)
     facts = replace(
-        bundle.facts,
+        sources.facts,
         metrics=metrics,
         features=ranker.features,
         openings=ranker.openings,
         ranker=ranker.summary,
+        line=list(line),
     )
-    return sealed(replace(bundle, forest=ranker.forest, facts=facts))
+    return sealed(replace(sources, forest=ranker.forest, facts=facts, snapshot=begun))
 
 
-def measured_recall(bundle: Bundle) -> dict[str, float]:
+def _recall(bundle: Bundle) -> dict[str, float]:
     """What each index finds of the exact neighbours."""
     config, seed = bundle.config, bundle.config.training.seed
     depth = config.index.recall_at

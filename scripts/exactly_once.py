@@ -2,8 +2,9 @@
 
 A server with two workers and two readers of its live log run on one Redis. Clients post events, and
 each batch again until it is acknowledged; workers, readers and Redis are ended with SIGKILL at
-random. Then the files are read as training reads them, and compared with what was acknowledged; and
-every value of the aggregates in Redis with the batch executor's over the files.
+random. Half of the aggregates are declared from the start, the others in the middle, so that files
+have to fill them in. Then the files are read as training reads them, and compared with what was
+acknowledged; and every value of the aggregates in Redis with the batch executor's over the files.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from recsys.config import Config
 from recsys.embedded import OPTIONS, EmbeddedRedis
 from recsys.logs import load_log
 from recsys.mirror import Mirror, mirrored
-from recsys.store import Store, StoreConfig
+from recsys.store import Store, StoreConfig, StoreUnavailable
 
 console = Console(stderr=True)
 
@@ -42,6 +43,7 @@ PATIENCE = 60.0  # seconds until a client gives up on a server that does not ans
 KINDS = ("worker", "reader", "redis")
 FLAWS = ("lost", "twice", "strange", "wrong_answers", "aggregates_that_differ")
 CONFIG = Config(aggregate=DECLARED)
+FIRST = Config(aggregate=DECLARED[::2])  # what is declared before anything comes
 
 
 def main() -> int:
@@ -63,7 +65,8 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
     """Post, kill, read the files; what came of it."""
     start = time.monotonic()
     with EmbeddedRedis.start(folder / "redis") as redis:
-        asyncio.run(looked_at(redis.url, declare=True))
+        asyncio.run(looked_at(redis.url, FIRST))
+        declared = False
         with served(folder, redis.url) as (server, url), readers(folder, redis.url) as running:
             posted = Posted(url, events)
             threads = [threading.Thread(target=posted.post, args=(k,)) for k in range(CLIENTS)]
@@ -80,6 +83,11 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(victim, signal.SIGKILL)
                             killed[kind] += 1
+                if not declared and share > 0.5:
+                    # As a worker with another bundle does, and again where Redis dies meanwhile.
+                    with contextlib.suppress(StoreUnavailable):
+                        asyncio.run(looked_at(redis.url, CONFIG))
+                        declared = True
                 time.sleep(rng.uniform(0.05, 0.3))
             for thread in threads:
                 thread.join()
@@ -88,7 +96,7 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
         last = reader(folder, redis.url, "--once")
         if last.wait() != 0:
             raise RuntimeError("the last reader failed")
-        mirror = asyncio.run(looked_at(redis.url, declare=False))
+        mirror = asyncio.run(looked_at(redis.url, CONFIG, declare=False))
     log = load_log([folder / "events"], now=time.time() + 10)
     files = sorted((folder / "events").glob("*/[!.]*.parquet"))
     rows = pl.concat([pl.read_parquet(file) for file in files])
@@ -117,12 +125,13 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
     }
 
 
-async def looked_at(url: str, *, declare: bool) -> Mirror:
-    """The aggregates in Redis."""
+async def looked_at(url: str, config: Config, *, declare: bool = True) -> Mirror:
+    """The aggregates in Redis. Raises StoreUnavailable."""
     store = Store(url, StoreConfig(timeout=PATIENCE))
-    mirror = await mirrored(store, CONFIG, declare=declare, everything=True)
-    await store.close()
-    return mirror
+    try:
+        return await mirrored(store, config, declare=declare, everything=True)
+    finally:
+        await store.close()
 
 
 def twice(files: list[Path]) -> Iterator[tuple[str, Path, int]]:

@@ -28,6 +28,7 @@ from rich.progress import Progress
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from recsys.aggregate_log import told_to_ranker
 from recsys.bundle import Bundle
 from recsys.evaluation.replay import samples
 from recsys.logs import Log, load_log
@@ -112,7 +113,9 @@ def _replayed(
     waiting = _steps(log, start, way, first)
     coming = next(waiting, None)
     task = progress.add_task(name, total=len(log.frame))
-    for sample in samples(log.frame, first.bundle.config):
+    config = first.bundle.config
+    fold = told_to_ranker(config, log.frame)
+    for sample in samples(log.frame, config, fold=fold):
         moment = sample.moment
         progress.update(task, completed=moment.row)
         now = moment.event.timestamp

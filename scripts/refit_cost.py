@@ -22,6 +22,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from recsys import bundle as bundles
+from recsys.aggregate_log import told_to_ranker
 from recsys.bundle import Bundle
 from recsys.evaluation.evaluate import drawn
 from recsys.evaluation.replay import samples
@@ -70,7 +71,7 @@ def main() -> int:
         }
         compared = [bundle for bundle, _ in systems.values()]
         asking = drawn(judged.test, asked.sessions, SEED)
-        values, sessions = _values(compared, judged.test, asking)
+        values, sessions = _values(compared, whole, judged.test, asking)
     found = {
         name: {"cpu_seconds": spent, "cost": spent / cost, **_quality(values, sessions, k)}
         for k, (name, (_, spent)) in enumerate(systems.items())
@@ -113,14 +114,17 @@ def _kept(folder: Path | None, name: str, make: Callable[[], Bundle]) -> tuple[B
 
 
 def _values(
-    systems: list[Bundle], test: Log, only: Collection[str] | None
+    systems: list[Bundle], past: Log, test: Log, only: Collection[str] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """HR and MRR of each system at every prefix, [requests, 2, systems], and whose they are."""
     values, sessions = [], []
-    for sample in samples(test.frame, systems[0].config, only=only):
+    config = systems[0].config
+    fold = told_to_ranker(config, test.frame, past.frame)
+    for sample in samples(test.frame, config, only=only, fold=fold):
+        session = sample.moment.session(config)
         hits = np.zeros((len(systems), AT), dtype=bool)
         for k, bundle in enumerate(systems):
-            shown = recommend(bundle, sample.moment.session(bundle.config), Request(AT)).item_ids
+            shown = recommend(bundle, session, Request(AT)).item_ids
             hits[k, : len(shown)] = [item == sample.upcoming[0] for item in shown]
         ones = np.ones(len(systems), dtype=np.int64)
         values.append((hit_rate(hits, ones, AT), mrr(hits, ones, AT)))

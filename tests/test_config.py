@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.config import Config, ConfigError, Placement, config_from_dict, load_config
+from recsys.config import LIVE, Config, ConfigError, Placement, config_from_dict, load_config
 
 
 def test_defaults_need_no_file() -> None:
@@ -140,7 +140,11 @@ def test_what_is_auto_follows_from_the_log() -> None:
     assert (unordered.session.decay, unordered.session_knn.decay) == (1.0, 0.0)
     assert (ordered.retrieval.item_knn, ordered.retrieval.popular) == (0, 0)
     assert (unordered.retrieval.item_knn, unordered.retrieval.popular) == (30, 10)
-    some = config_from_dict({"retrieval": {"item_knn": 7, "popular": 0}})
+    assert (ordered.retrieval.co_viewed_now, unordered.retrieval.co_viewed_now) == (30, 0)
+    assert Config().settled(simultaneous=False, timed=False).retrieval.co_viewed_now == 0
+    given = {"item_knn": 7, "popular": 0, "co_viewed_now": 9, "trending": 5}
+    live = [{"name": n, "kind": k, "ranking": True} for n, (_, k) in LIVE.items()]
+    some = config_from_dict({"retrieval": given, "aggregate": live})
     for told in (False, True):
         assert some.settled(simultaneous=told).retrieval == some.retrieval
         assert ordered.settled(simultaneous=told) == ordered
@@ -149,3 +153,12 @@ def test_what_is_auto_follows_from_the_log() -> None:
     assert told_so.session.decay == Config().session.decay
     few = config_from_dict({"session": {"max_events": 20}}).settled(simultaneous=True)
     assert (few.session.max_events, few.session.decay) == (20, 1.0)
+
+
+def test_a_list_of_what_trends_needs_to_be_told() -> None:
+    """A placement of a live source where the ranker, and so the replay, is told of none."""
+    hot = {"placements": {"hot": {"ranking": "trending"}}}
+    untold = [{"name": "trending", "kind": "decayed_count", "ranking": False}]
+    config_from_dict(hot).settled(simultaneous=False)
+    with pytest.raises(ConfigError, match=r"placements.hot.ranking: 'trending' needs"):
+        config_from_dict({**hot, "aggregate": untold}).settled(simultaneous=False)

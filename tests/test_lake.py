@@ -66,6 +66,8 @@ def test_all_that_an_event_says_is_kept(tmp_path: Path) -> None:
         "recommendation_id": "r",
         "position": 3,
         "properties": '{"a":[1,"ü"]}',
+        "accepted_ms": 1,
+        "accepted_number": 0,
     }
     assert rows[1]["user_id"] == "v"
     assert rows[1]["properties"] is None

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     *("arrays", "events", "durations", "config"),
     *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
-    *("interrupts", "interactions", "aggregates", "aggregate_log", "session"),
+    *("interrupts", "interactions", "aggregates", "aggregate_log", "snapshot", "session"),
     *("items", "catalog", "filters"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
@@ -22,7 +22,7 @@ ORDER = [
     "bundle",
     *("columns", "baskets", "retrieval", "features", "ranking", "blend", "rules", "selection"),
     "recommend",
-    *("embedded", "store", "mirror", "lake", "stream", "registry"),
+    *("embedded", "store", "mirror", "lake", "backfill", "stream", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
     *("evaluation.findings", "evaluation.evaluate", "gate", "refit"),
