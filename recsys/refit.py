@@ -91,15 +91,15 @@ def of_refit(verdict: Verdict, bundle: Bundle) -> Verdict:
 
 def _check(active: Bundle, log: Log, config: Config) -> None:
     name = f"bundle {active.version}"
-    if different := _different(active.config, config):
-        raise RefitError(
-            f"{name} was trained with other settings in {', '.join(different)}: only a full "
-            "training, `recsys train` without --refit, takes new ones in"
-        )
     if active.facts.clock != log.clock:
         raise RefitError(
             f"{name} is of a log whose clock is its {active.facts.clock}, this one's is its "
             f"{log.clock}: a refit needs the log that the bundle is of"
+        )
+    if different := _different(active.config, config):
+        raise RefitError(
+            f"{name} was trained with other settings in {', '.join(different)}: only a full "
+            "training, `recsys train` without --refit, takes new ones in"
         )
     first, last = float(log.frame["timestamp"][0]), float(log.frame["timestamp"][-1])
     if last <= active.cutoff:

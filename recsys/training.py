@@ -71,7 +71,7 @@ def completed(
     prefix: str = "",
     line: Sequence[str] = (),
 ) -> Bundle:
-    """The sources of a log and a ranker as one bundle. line: what it was refitted from, if it was."""
+    """The sources of a log and a ranker as one bundle. line: versions it was refitted from."""
     with stages.of(prefix + "recall"):
         metrics = {**_recall(sources), **sources.facts.metrics}
     with stages.of(prefix + "aggregates"):
