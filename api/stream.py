@@ -78,14 +78,17 @@ def stream(
     return 0
 
 
-def follow(url: str, data_dir: Path, config: StoreConfig, parent: int) -> None:
+def follow(
+    url: str, data_dir: Path, config: StoreConfig, schedule: Schedule | None, parent: int
+) -> None:
     """What `recsys serve` runs in a process beside its workers, which ends with it."""
     end_with_parent(parent)
     # Ctrl-C reaches the whole group; the reader stops after the workers, when it is told to.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    with stopping(signal.SIGTERM) as stop:
-        Stream(url, Lake(data_dir / EVENTS), config).run(stop)
+    folder = data_dir / EVENTS
+    with stopping(signal.SIGTERM) as stop, _upkeep(data_dir, folder, schedule) as upkeep:
+        Stream(url, Lake(folder), config).run(stop, upkeep)
 
 
 @contextlib.contextmanager

@@ -252,6 +252,7 @@ def stream(arguments: argparse.Namespace) -> int:
 def serve(arguments: argparse.Namespace) -> int:
     """`recsys serve`: the API, with an embedded Redis-compatible server unless given one."""
     from api.serve import serve as serve_api  # the API sits above this package
+    from api.upkeep import Schedule
 
     return serve_api(
         arguments.data_dir,
@@ -260,6 +261,7 @@ def serve(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         redis_url=arguments.redis_url or os.environ.get("RECSYS_REDIS_URL"),
         as_json=arguments.json,
+        schedule=Schedule.of(arguments.refit, arguments.refit_events, arguments.retrain),
     )
 
 
@@ -361,6 +363,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--redis-url", help="a Redis to use (or RECSYS_REDIS_URL); default: an embedded one"
     )
+    _add_schedule(sub)
 
     sub = _command(commands, "bundles", bundles, "recsys bundles list --data-dir data")
     actions = ("list", "show", "diff", "activate", "rollback", "prune")
@@ -380,18 +383,7 @@ def _parser() -> argparse.ArgumentParser:
         "--every", type=float, default=10.0, help="seconds until what came is in a file (10)"
     )
     sub.add_argument("--once", action="store_true", help="write what there is and end")
-    sub.add_argument(
-        "--refit",
-        metavar="PERIOD",
-        help="refit the active bundle on the files so often (10m), if there is something new; what "
-        "the gate refuses is kept aside",
-    )
-    sub.add_argument(
-        "--refit-events", type=int, metavar="N", help="refit it after so many new events"
-    )
-    sub.add_argument(
-        "--retrain", metavar="PERIOD", help="train a bundle anew, in full, so often (1d)"
-    )
+    _add_schedule(sub)
 
     sub = _command(commands, "demo", demo, "recsys demo --check")
     _add_data_dir(sub, Path("data/demo"))
@@ -415,6 +407,21 @@ def _command(
 
 def _add_data_dir(sub: argparse.ArgumentParser, default: Path = Path("data")) -> None:
     sub.add_argument("--data-dir", type=Path, default=default, help="bundles and live data")
+
+
+def _add_schedule(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--refit",
+        metavar="PERIOD",
+        help="refit the active bundle on the files so often (10m), if there is something new; what "
+        "the gate refuses is kept aside",
+    )
+    sub.add_argument(
+        "--refit-events", type=int, metavar="N", help="refit it after so many new events"
+    )
+    sub.add_argument(
+        "--retrain", metavar="PERIOD", help="train a bundle anew, in full, so often (1d)"
+    )
 
 
 def _add_aim(sub: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from api.serve import serve
 from api.stream import stream
 from api.upkeep import Schedule, Upkeep
 from recsys.embedded import EmbeddedRedis
@@ -54,6 +55,10 @@ def test_a_schedule_in_words(tmp_path: Path) -> None:
         Schedule.of(None, 0, None)
     with pytest.raises(InputError, match="--once ends at once"):
         stream(tmp_path, once=True, schedule=Schedule(events=1))
+    with pytest.raises(
+        InputError, match="with --redis-url the live log is read by `recsys stream`"
+    ):
+        serve(tmp_path, redis_url="redis://127.0.0.1:1", schedule=Schedule(events=1))
 
 
 def clicks(frame: pl.DataFrame) -> list[Event]:
