@@ -9,10 +9,9 @@ Nothing is tuned.
 
 import argparse
 import dataclasses
-import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def _replayed(
     log: Log, start: float, way: Way, first: Step, progress: Progress, name: str
 ) -> dict[str, Any]:
     """What one way brings, hour by hour, and what it costs."""
-    hours = math.ceil((float(log.frame["timestamp"][-1]) - start) / HOUR)
+    hours = int((float(log.frame["timestamp"][-1]) - start) // HOUR) + 1
     # Requests and hits, of all and of those whose target the first bundle does not know.
     counts = np.zeros((hours, 4), dtype=np.int64)
     steps, serving = [first], first
@@ -173,7 +172,7 @@ def _moments(way: Way, start: float, end: float) -> list[tuple[float, bool]]:
     return sorted(found.items())
 
 
-def _step(make: Any, moment: float, refitted: bool = False) -> Step:
+def _step(make: Callable[[], Bundle], moment: float, refitted: bool = False) -> Step:
     before = time.process_time()
     bundle = make()
     cost = time.process_time() - before
