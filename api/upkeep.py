@@ -157,7 +157,8 @@ class Upkeep:
             why = escape(" ".join(words[-TOLD_LINES:]))
             console.print(f"[red]{run.what}: status {run.process.returncode}:[/] {why}")
             return
-        console.print(f"{run.what}: {_outcome(orjson.loads(answer[-1]))}", highlight=False)
+        outcome = escape(_outcome(orjson.loads(answer[-1])))
+        console.print(f"{run.what}: {outcome}", highlight=False)
         try:
             self.registry.prune(KEPT, refits=True)
         except (RegistryError, OSError) as error:
