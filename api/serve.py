@@ -32,6 +32,7 @@ import uvicorn
 
 from api.settings import from_environment
 from api.stream import follow, stopping
+from api.upkeep import Schedule
 from recsys.embedded import EmbeddedRedis, end_with_parent
 from recsys.events import InputError
 from recsys.store import Store, StoreConfig, StoreUnavailable, check_url, redacted
@@ -63,14 +64,21 @@ def serve(
     app: str = APP,
     environment: Mapping[str, str] | None = None,
     as_json: bool = False,
+    schedule: Schedule | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit status, 1 when the workers do not start.
 
     Runs in the main thread. app: "module:function" that makes the application. environment: more
     variables for the workers. as_json: when ready, print one JSON object to stdout, and the address
-    line, else printed there, to stderr. Raises ServeError, StoreUrlError, EmbeddedError.
+    line, else printed there, to stderr. schedule: when the reader of the embedded server refits the
+    active bundle or trains anew. Raises ServeError, StoreUrlError, EmbeddedError.
     """
     _check_host(host)
+    if redis_url and schedule:
+        raise ServeError(
+            "with --redis-url the live log is read by `recsys stream`: give --refit, "
+            "--refit-events and --retrain to that"
+        )
     if workers < 1:
         raise ServeError(f"workers: at least 1 is needed, got {workers}")
     with contextlib.ExitStack() as stack:
@@ -99,7 +107,8 @@ def serve(
         settings = from_environment(os.environ)  # a bad variable is told here, once
         reader = None
         if told["redis"] == "embedded":
-            reader = partial(_start, follow, redis_url, Path(data_dir), settings.store)
+            told_reader = (redis_url, Path(data_dir), settings.store, schedule)
+            reader = partial(_start, follow, *told_reader)
         announcer = threading.Thread(
             target=_announce, args=(host, port, stop, told, as_json), daemon=True
         )

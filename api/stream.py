@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +15,7 @@ import orjson
 from rich.console import Console
 
 from api.settings import from_environment
+from api.upkeep import Schedule, Upkeep
 from recsys.embedded import EmbeddedRedis, end_with_parent
 from recsys.events import InputError
 from recsys.lake import Lake
@@ -34,16 +35,23 @@ def stream(
     every: float = 10.0,
     once: bool = False,
     as_json: bool = False,
+    schedule: Schedule | None = None,
 ) -> int:
     """Write what visitors do into files until SIGINT or SIGTERM; returns the exit status.
 
     redis_url: default the embedded server of the data directory. every: seconds until what came is
     in a file. once: write what there is and return. as_json: at the end, print one JSON object.
+    schedule: when the active bundle is refitted or trained anew from the files, meanwhile.
     Raises InputError, StoreUrlError, EmbeddedError, OSError, RuntimeError where Redis does not
     answer at once.
     """
     if not every > 0:
         raise InputError(f"--every: must be above 0 seconds, got {every:g}")
+    if once and schedule:
+        raise InputError(
+            "--once ends at once: leave --refit, --refit-events and --retrain out, and run "
+            "`recsys train --refit` on the files"
+        )
     config = from_environment(os.environ).store
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     folder = Path(data_dir) / EVENTS
@@ -58,8 +66,8 @@ def stream(
                 reader.drain()
             else:
                 console.print(f"reading {redacted(redis_url)} into {folder}", highlight=False)
-                with stopping() as stop:
-                    reader.run(stop, _Teller())
+                with stopping() as stop, _upkeep(data_dir, folder, schedule) as upkeep:
+                    reader.run(stop, _Teller(upkeep))
         except StoreUnavailable as error:
             raise RuntimeError(f"{redacted(redis_url)}: {error}") from error
     console.print(f"{reader.written:,} events written to {folder}", highlight=False)
@@ -70,14 +78,17 @@ def stream(
     return 0
 
 
-def follow(url: str, data_dir: Path, config: StoreConfig, parent: int) -> None:
+def follow(
+    url: str, data_dir: Path, config: StoreConfig, schedule: Schedule | None, parent: int
+) -> None:
     """What `recsys serve` runs in a process beside its workers, which ends with it."""
     end_with_parent(parent)
     # Ctrl-C reaches the whole group; the reader stops after the workers, when it is told to.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    with stopping(signal.SIGTERM) as stop:
-        Stream(url, Lake(data_dir / EVENTS), config).run(stop)
+    folder = data_dir / EVENTS
+    with stopping(signal.SIGTERM) as stop, _upkeep(data_dir, folder, schedule) as upkeep:
+        Stream(url, Lake(folder), config).run(stop, upkeep)
 
 
 @contextlib.contextmanager
@@ -97,13 +108,27 @@ def stopping(*signals: signal.Signals) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class _Teller:
-    """Says now and then how many events were written, if more were."""
+@contextlib.contextmanager
+def _upkeep(
+    data_dir: Path, folder: Path, schedule: Schedule | None
+) -> Iterator[Callable[[Stream], None]]:
+    """What is called after each turn of a reader, to have done what is due."""
+    if schedule is None:
+        yield lambda _reader: None
+        return
+    with contextlib.closing(Upkeep(Path(data_dir), folder, schedule)) as upkeep:
+        yield upkeep
 
-    def __init__(self) -> None:
+
+class _Teller:
+    """Says now and then how many events were written, if more were. upkeep: called each time."""
+
+    def __init__(self, upkeep: Callable[[Stream], None]) -> None:
         self._written, self._when = 0, time.monotonic()
+        self._upkeep = upkeep
 
     def __call__(self, reader: Stream) -> None:
+        self._upkeep(reader)
         if time.monotonic() - self._when >= TOLD_EVERY:
             self._when = time.monotonic()
             if reader.written > self._written:

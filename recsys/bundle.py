@@ -51,7 +51,8 @@ class Facts:
     exclude_bought: what the placements' "auto" came to. ranker: which ranking was trained and why.
     features: what the forest was trained on, in order, with its share of the gain. openings: how
     many of the requests it learned from were of a known user with no session yet. in_order: the
-    log's end is its latest part, see `recsys.evaluation.split.has_order`.
+    log's end is its latest part, see `recsys.evaluation.split.has_order`. line: of a refit, the
+    versions it comes from, the full training first, what it was refitted from last.
     """
 
     cutoff: float
@@ -63,6 +64,7 @@ class Facts:
     features: dict[str, float]
     openings: int = 0
     in_order: bool = True
+    line: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

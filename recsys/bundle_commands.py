@@ -142,6 +142,7 @@ def _expect(versions: list[str], count: int, usage: str) -> None:
 
 def _summary(registry: Registry, version: str) -> Manifest:
     facts = registry.manifest(version)["facts"]
+    line = facts.get("line", [])  # bundles of before there were refits say nothing of them
     trained = time.localtime((registry.path / version).stat().st_mtime)
     return {
         "trained": time.strftime("%Y-%m-%d %H:%M", trained),
@@ -150,6 +151,8 @@ def _summary(registry: Registry, version: str) -> Manifest:
         "clock": facts["clock"],
         "ranker": facts["ranker"],
         "exclude_bought": facts["exclude_bought"],
+        "refit_of": line[-1] if line else "",
+        "refits": len(line),  # since the last full training
         "metrics": facts["metrics"],
     }
 

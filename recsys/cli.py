@@ -55,6 +55,7 @@ def train(arguments: argparse.Namespace) -> int:
     from recsys.evaluation.split import EvaluationError
     from recsys.evaluation.tables import verdict_table
     from recsys.gate import held_out, judge_by
+    from recsys.refit import of_refit, refit, rehearse
     from recsys.registry import Registry, RegistryError
     from recsys.training import Stages
     from recsys.training import train as train_bundle
@@ -70,10 +71,16 @@ def train(arguments: argparse.Namespace) -> int:
     seconds["load"] = round(perf_counter() - start, 3)
     registry, verdict = Registry(arguments.data_dir / "bundles"), None
     with progress_bars() as progress:
-        bundle = train_bundle(cut.train if cut else log, config, progress, seconds)
-        if cut:
+        told: dict[str, Any] = {"config": config, "progress": progress, "seconds": seconds}
+        if arguments.refit:
+            judged = rehearse(registry, cut, **told) if cut else None
+            bundle = refit(registry.load(), log, **told)
+        else:
+            judged = bundle = train_bundle(cut.train if cut else log, **told)
+        if cut and judged:
             with Stages(progress, seconds).of("gate", len(cut.test.frame)) as tick:
-                verdict = judge_by(cut, bundle, registry, seed=config.training.seed, tick=tick)
+                verdict = judge_by(cut, judged, registry, seed=config.training.seed, tick=tick)
+            verdict = of_refit(verdict, bundle) if arguments.refit else verdict
         published = perf_counter()
         found = verdict.to_dict() if verdict else None
         try:
@@ -92,6 +99,7 @@ def train(arguments: argparse.Namespace) -> int:
         "clock": facts.clock,
         "exclude_bought": facts.exclude_bought,
         "ranker": facts.ranker,
+        "refits": len(facts.line),
         "seconds": seconds,
         "metrics": facts.metrics,
         "notes": [*log.notes, *(verdict.notes if verdict else ())],
@@ -229,6 +237,7 @@ def bundles(arguments: argparse.Namespace) -> int:
 def stream(arguments: argparse.Namespace) -> int:
     """`recsys stream`: live log -> hourly files that `recsys train` reads."""
     from api.stream import stream as stream_log  # the API sits above this package
+    from api.upkeep import Schedule
 
     return stream_log(
         arguments.data_dir,
@@ -236,12 +245,14 @@ def stream(arguments: argparse.Namespace) -> int:
         every=arguments.every,
         once=arguments.once,
         as_json=arguments.json,
+        schedule=Schedule.of(arguments.refit, arguments.refit_events, arguments.retrain),
     )
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """`recsys serve`: the API, with an embedded Redis-compatible server unless given one."""
     from api.serve import serve as serve_api  # the API sits above this package
+    from api.upkeep import Schedule
 
     return serve_api(
         arguments.data_dir,
@@ -250,6 +261,7 @@ def serve(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         redis_url=arguments.redis_url or os.environ.get("RECSYS_REDIS_URL"),
         as_json=arguments.json,
+        schedule=Schedule.of(arguments.refit, arguments.refit_events, arguments.retrain),
     )
 
 
@@ -281,6 +293,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train without the newest part of the log, judge by it, and keep aside what is worse "
         "than the active bundle or no better than popularity and session-kNN; status 1 if so",
+    )
+    sub.add_argument(
+        "--refit",
+        action="store_true",
+        help="bring the active bundle up to the log, which holds what it was trained on and more, "
+        "for a small part of a training; with --gate, judged by the same without the newest part",
     )
     sub.add_argument(
         "--window",
@@ -345,6 +363,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--redis-url", help="a Redis to use (or RECSYS_REDIS_URL); default: an embedded one"
     )
+    _add_schedule(sub)
 
     sub = _command(commands, "bundles", bundles, "recsys bundles list --data-dir data")
     actions = ("list", "show", "diff", "activate", "rollback", "prune")
@@ -364,6 +383,7 @@ def _parser() -> argparse.ArgumentParser:
         "--every", type=float, default=10.0, help="seconds until what came is in a file (10)"
     )
     sub.add_argument("--once", action="store_true", help="write what there is and end")
+    _add_schedule(sub)
 
     sub = _command(commands, "demo", demo, "recsys demo --check")
     _add_data_dir(sub, Path("data/demo"))
@@ -387,6 +407,21 @@ def _command(
 
 def _add_data_dir(sub: argparse.ArgumentParser, default: Path = Path("data")) -> None:
     sub.add_argument("--data-dir", type=Path, default=default, help="bundles and live data")
+
+
+def _add_schedule(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--refit",
+        metavar="PERIOD",
+        help="refit the active bundle on the files so often (10m), if there is something new; what "
+        "the gate refuses is kept aside",
+    )
+    sub.add_argument(
+        "--refit-events", type=int, metavar="N", help="refit it after so many new events"
+    )
+    sub.add_argument(
+        "--retrain", metavar="PERIOD", help="train a bundle anew, in full, so often (1d)"
+    )
 
 
 def _add_aim(sub: argparse.ArgumentParser) -> None:

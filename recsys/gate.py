@@ -7,7 +7,9 @@ the candidate: what it was trained on may be what is wrong with it.
 
 What passes is published as it was judged, without the window: what was measured is what is served.
 Trained once more on all of the log it would know the newest events, and nobody how good it is. So
-the window is short, and it is in the next training.
+the window is short, and it is in the next training. A refit, which is there to know the newest
+events, is judged by a rehearsal (`recsys.refit`), and in its place among the active ones there is
+the latest of its line that had not seen the window (:func:`unseen`).
 """
 
 import dataclasses
@@ -66,6 +68,10 @@ TOLERANCE = 0.02
 ROUNDING = 0.001  # of sums of event weights
 
 LATER = "train again when the log has grown"
+WITHOUT_WINDOW = (
+    "the window is not in the bundle: what was measured is what is served; it is in the next "
+    "training"
+)
 
 
 @dataclass(frozen=True)
@@ -198,16 +204,29 @@ def judge(
 def judge_by(cut: Split, candidate: Bundle, registry: Registry, **options: Any) -> Verdict:
     """Judge a candidate, trained on ``cut.train``, on ``cut.test`` against the active bundle.
 
-    An active bundle that cannot be read cannot serve either: it is as if there were none, and a
-    note says so. options: as of :func:`judge`.
+    Where that is a refit that has seen the window, the latest of its line that has not stands in
+    for it. An active bundle that cannot be read cannot serve either: it is as if there were none,
+    and a note says so. options: as of :func:`judge`.
     """
     active, notes = None, list(cut.notes)
     try:
-        active = registry.load() if registry.active() else None
+        active = unseen(registry, cut.test) or (registry.load() if registry.active() else None)
     except InputError as error:
         notes.append(f"the active bundle is not compared: {error}")
     verdict = judge(candidate, active, cut.train, cut.test, **options)
     return dataclasses.replace(verdict, notes=[*notes, *verdict.notes])
+
+
+def unseen(registry: Registry, window: Log) -> Bundle | None:
+    """The latest bundle of the active one's line that has seen nothing of a window, if any.
+
+    Raises RegistryError or BundleError.
+    """
+    first = float(window.frame["timestamp"][0])
+    for version in registry.line():
+        if registry.manifest(version)["facts"]["cutoff"] < first:
+            return registry.load(version)
+    return None
 
 
 def fit_yardsticks(past: Log, config: Config, placement: str) -> Bundle:
@@ -444,10 +463,7 @@ def _extent(window: Log) -> dict[str, float]:
 
 
 def _notes(window: Log) -> list[str]:
-    notes = [
-        "the window is not in the bundle: what was measured is what is served; it is in the next "
-        "training"
-    ]
+    notes = [WITHOUT_WINDOW]
     sessions, judged = window.frame["session_id"].n_unique(), _judged(window)
     if judged < sessions:
         notes.append(f"{judged:,} of the window's {sessions:,} sessions were drawn")

@@ -132,6 +132,7 @@ class Interactions:
     by_visitor: CSR float32 [visitors, items]; the first rows are the known users, then each
     anonymous session is a visitor of its own. by_session: CSR float32 [sessions, items], 1 where
     the item was of interest. strangers: bool [sessions of sequences], nobody known was there.
+    ended: float64 [sessions of sequences], the timestamp of the last event, ascending.
     popularity: float32 [items], summed positive weights.
     """
 
@@ -141,6 +142,7 @@ class Interactions:
     by_session: sparse.csr_matrix
     sequences: Sequences
     strangers: NDArray[np.bool_]
+    ended: NDArray[np.float64]
     history: History
     popularity: NDArray[np.float32]
     sessions: int
@@ -180,7 +182,7 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         .join(sessions, on="session_id", maintain_order="left")
     )
     visitor = pl.coalesce(pl.col("user"), pl.col("session") + len(users))
-    sequences, strangers = _sequences(coded)
+    sequences, strangers, ended = _sequences(coded)
     return Interactions(
         items=IdMap.from_ids(items["item_id"].to_list()),
         users=IdMap.from_ids(users["user_id"].to_list()),
@@ -190,6 +192,7 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         ),
         sequences=sequences,
         strangers=strangers,
+        ended=ended,
         history=_history(coded, len(users)),
         popularity=items["popularity"].to_numpy().astype(np.float32),
         sessions=frame["session_id"].n_unique(),
@@ -271,8 +274,10 @@ def _matrix(coded: pl.DataFrame, weight: str, items: int) -> sparse.csr_matrix:
     return matrix
 
 
-def _sequences(coded: pl.DataFrame) -> tuple[Sequences, NDArray[np.bool_]]:
-    """Sessions in the order of their ends, and which of them are of strangers."""
+def _sequences(
+    coded: pl.DataFrame,
+) -> tuple[Sequences, NDArray[np.bool_], NDArray[np.float64]]:
+    """Sessions in the order of their ends, which of them are of strangers, and when each ended."""
     ordered = coded.with_columns(end=pl.col("order").max().over("session")).sort("end", "order")
     ends = ordered["end"].to_numpy()
     starts = np.flatnonzero(np.diff(ends, prepend=-1))
@@ -282,7 +287,7 @@ def _sequences(coded: pl.DataFrame) -> tuple[Sequences, NDArray[np.bool_]]:
     )
     # A session is somebody's from the event on that says so; an earlier one may not.
     known = np.maximum.reduceat(ordered["user"].is_not_null().to_numpy(), starts)
-    return sequences, ~known
+    return sequences, ~known, ordered["timestamp"].to_numpy()[sequences.indptr[1:] - 1]
 
 
 def _history(coded: pl.DataFrame, users: int) -> History:

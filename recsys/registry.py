@@ -128,6 +128,17 @@ class Registry:
         with self._locked():
             self._point(version, ACTIVATED)
 
+    def line(self) -> list[str]:
+        """The active version and those it was refitted from that are there, latest first.
+
+        Raises RegistryError.
+        """
+        active = self.active()
+        there = set(self.versions())
+        if active is None or active not in there:
+            return []
+        return [active, *(version for version in reversed(self._line(active)) if version in there)]
+
     def previous(self) -> str | None:
         """The version that a rollback goes to; ``None`` where there is none."""
         return next(reversed(self._before()), None)
@@ -178,8 +189,9 @@ class Registry:
             raise RegistryError(self._no_bundle(version)) from error
         return found
 
-    def prune(self, keep: int) -> list[str]:
-        """Remove all but the newest versions, the active one and that of a rollback; returns those.
+    def prune(self, keep: int, refits: bool = False) -> list[str]:
+        """Remove all but the newest versions, the active one, the full training it comes from and
+        that of a rollback; returns those. refits: remove no full training.
 
         What a process has loaded stays readable to it. Raises RegistryError.
         """
@@ -187,8 +199,12 @@ class Registry:
             raise RegistryError(f"--keep: must not be negative, got {keep}")
         versions = self.versions()
         newest = versions[max(0, len(versions) - keep) :]
-        spared = {*newest, self.active(), self.previous()}
-        removed = [version for version in versions if version not in spared]
+        spared = {*newest, *self.line()[-1:], self.active(), self.previous()}
+        removed = [
+            version
+            for version in versions
+            if version not in spared and (not refits or self._line(version))
+        ]
         for version in removed:
             # Out of sight first: a half-removed folder is no bundle.
             aside = self.path / f".prune-{os.getpid()}-{version}"
@@ -197,6 +213,11 @@ class Registry:
                 self._note_path(notes, version).unlink(missing_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
         return removed
+
+    def _line(self, version: str) -> list[str]:
+        """What a version was refitted from, the full training first."""
+        found: list[str] = self.manifest(version)["facts"].get("line", [])
+        return found
 
     def _no_bundle(self, version: str) -> str:
         known = self.versions()

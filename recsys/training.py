@@ -1,6 +1,6 @@
 """Training: from a log to a bundle, read top to bottom."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,6 +36,7 @@ from recsys.models.forest import EMPTY, Forest
 
 # Logs whose sources are fitted at a time: each keeps a core busy and holds its models in memory.
 FITS = 2
+NO_ROWS: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
 
 
 def train(
@@ -59,18 +60,31 @@ def train(
         fitting = beside.submit(fit_sources, log, config, stages, "")
         ranker = _fit_ranker(tails, config, stages) if tails else Ranker(reason)
         bundle = fitting.result()
-    with stages.of("recall"):
-        metrics = {**_recall(bundle), **bundle.facts.metrics}
-    with stages.of("aggregates"):
-        begun = snapshot.of_log(log, config)
+    return completed(bundle, log, ranker, stages)
+
+
+def completed(
+    sources: Bundle,
+    log: Log,
+    ranker: "Ranker",
+    stages: "Stages",
+    prefix: str = "",
+    line: Sequence[str] = (),
+) -> Bundle:
+    """The sources of a log and a ranker as one bundle. line: versions it was refitted from."""
+    with stages.of(prefix + "recall"):
+        metrics = {**_recall(sources), **sources.facts.metrics}
+    with stages.of(prefix + "aggregates"):
+        begun = snapshot.of_log(log, sources.config)
     facts = replace(
-        bundle.facts,
+        sources.facts,
         metrics=metrics,
         features=ranker.features,
         openings=ranker.openings,
         ranker=ranker.summary,
+        line=list(line),
     )
-    return sealed(replace(bundle, forest=ranker.forest, facts=facts, snapshot=begun))
+    return sealed(replace(sources, forest=ranker.forest, facts=facts, snapshot=begun))
 
 
 def _recall(bundle: Bundle) -> dict[str, float]:
@@ -85,15 +99,23 @@ def _recall(bundle: Bundle) -> dict[str, float]:
     }
 
 
-def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bundle:
-    """Everything but the ranker, as a bundle that ranks by the blend."""
+def fit_sources(
+    log: Log, config: Config, stages: "Stages", prefix: str, start: Bundle | None = None
+) -> Bundle:
+    """Everything but the ranker, as a bundle that ranks by the blend.
+
+    start: a bundle of the same configuration and an earlier log, from which the embeddings go on.
+    """
     seed, threads = config.training.seed, config.training.threads
     with stages.of(prefix + "interactions"):
         data = fold(log.frame, config.events)
     items, sequences = len(data.items), data.sequences
     in_order = has_order(log)
+    # Where each item stands in the bundle to start from.
+    known = start.items.rows(data.items.ids(range(items))) if start else NO_ROWS
     with stages.of(prefix + "embedding", config.embedding.epochs) as tick:
-        vectors = embedding.fit(data.by_visitor, config.embedding, seed, threads, tick)
+        factors = _rows_of(start.embedding.item_factors, known) if start else None
+        vectors = embedding.fit(data.by_visitor, config.embedding, seed, threads, tick, factors)
     with stages.of(prefix + "item_knn"):
         neighbours = item_knn.fit(data.by_session, config.item_knn, threads, in_order)
     with stages.of(prefix + "transitions"):
@@ -104,7 +126,19 @@ def fit_sources(log: Log, config: Config, stages: "Stages", prefix: str) -> Bund
         sessions = session_knn.fit(sequences, items, config.session_knn)
     epochs = config.session_embedding.epochs
     with stages.of(prefix + "session_embedding", epochs) as tick:
-        encoder = session_embedding.fit(sequences, items, config.session_embedding, seed, tick)
+        if start and len(start.session_embedding.item_vectors):
+            fresh = int(np.searchsorted(data.ended, start.cutoff, side="right"))
+            encoder = session_embedding.resume(
+                start.session_embedding,
+                known,
+                sequences,
+                fresh,
+                config.session_embedding,
+                seed,
+                tick,
+            )
+        else:
+            encoder = session_embedding.fit(sequences, items, config.session_embedding, seed, tick)
     with stages.of(prefix + "index"):
         index = faiss_index.build(vectors.item_factors, config.index, seed)
         session_index = faiss_index.build(encoder.item_vectors, config.session_index, seed)
@@ -301,6 +335,13 @@ def learn(
         )
     summary = f"forest of {config.ranker.trees} trees from {count} requests ({examples.target})"
     return Ranker(summary, trees, gain, examples.openings)
+
+
+def _rows_of(vectors: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The vectors of rows, zero for row -1."""
+    found = vectors[rows]
+    found[rows < 0] = 0
+    return found
 
 
 def _tails_to_learn_from(

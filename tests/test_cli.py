@@ -42,6 +42,28 @@ def test_train_publishes_and_accounts_for_every_row(
     assert {"load", "embedding", "publish", "total"} <= set(summary["seconds"])  # type: ignore[call-overload]
 
 
+def test_a_refit_follows_the_active_bundle(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There must be one; what comes of it serves, and says what it was refitted from."""
+    Path("small.toml").write_text(CONFIG + QUICK)
+    frame = walks(100)
+    frame.head(400).write_parquet("early.parquet")
+    frame.write_parquet("whole.parquet")
+    refit = ["train", "whole.parquet", "--refit", "--config", "small.toml", "--json"]
+    assert main(refit) == 2
+    assert "no bundle in" in capsys.readouterr().err
+    assert main(["train", "early.parquet", "--config", "small.toml", "--json"]) == 0
+    first = last_line(capsys)
+    assert main(refit) == 0
+    second = last_line(capsys)
+    assert (first["refits"], second["refits"]) == (0, 1)
+    assert Path("data/bundles/CURRENT").read_text().strip() == second["bundle"]
+    assert main(["bundles", "show", str(second["bundle"]), "--json"]) == 0
+    shown = last_line(capsys)
+    assert (shown["refit_of"], shown["refits"]) == (first["bundle"], 1)
+    assert main(refit) == 2
+    assert "nothing to refit" in capsys.readouterr().err
+
+
 def gated(log: str, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
     """Train behind the gate; the status and the JSON."""
     status = main(["train", log, "--gate", "--config", "small.toml", *words, "--json"])

@@ -26,7 +26,7 @@ ORDER = [
     *("lake", "backfill", "stream", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
-    *("evaluation.findings", "evaluation.evaluate", "gate"),
+    *("evaluation.findings", "evaluation.evaluate", "gate", "refit"),
     *("evaluation.ablation", "evaluation.tables"),
     *("evaluation.origin", "evaluation.plots", "evaluation.page"),
     *("tuning.space", "tuning.questions", "tuning.trials", "tuning.fits", "tuning.ranked"),

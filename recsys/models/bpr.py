@@ -16,6 +16,7 @@ def fit(
     seed: int,
     threads: int,
     tick: Callable[[], None],
+    start: NDArray[np.float32] | None = None,  # noqa: ARG001  # it needs the visitors' vectors too
 ) -> NDArray[np.float32]:
     """Item factors, float32 [items, embedding_size]; reproducible with one thread."""
     model = BayesianPersonalizedRanking(

@@ -11,7 +11,8 @@ from recsys.config import EmbeddingConfig
 from recsys.models import als, bpr, svd
 
 Fit = Callable[
-    [sparse.csr_matrix, EmbeddingConfig, int, int, Callable[[], None]], NDArray[np.float32]
+    [sparse.csr_matrix, EmbeddingConfig, int, int, Callable[[], None], NDArray[np.float32] | None],
+    NDArray[np.float32],
 ]
 
 # Every embedding model is one function and one line here.
@@ -39,9 +40,14 @@ def fit(
     seed: int,
     threads: int,
     tick: Callable[[], None] = lambda: None,
+    start: NDArray[np.float32] | None = None,
 ) -> Embedding:
-    """Train the configured model on a visitor x item matrix; ``tick`` is called once an epoch."""
-    factors = MODELS[config.model](matrix, config, seed, threads, tick)
+    """Train the configured model on a visitor x item matrix; ``tick`` is called once an epoch.
+
+    start: float32 [items, any], item factors to begin from, zero where there are none. BPR begins
+    anew all the same.
+    """
+    factors = MODELS[config.model](matrix, config, seed, threads, tick, start)
     factors = np.ascontiguousarray(factors, dtype=np.float32)
     if not np.isfinite(factors).all():
         raise FloatingPointError(

@@ -7,7 +7,7 @@ shared by the batch, drawn by popularity to a power and corrected for it (log-Q:
 Senécal, IEEE TNN 2008), with Adagrad.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,12 @@ Floats = NDArray[np.float32]
 Number = float | np.float32
 
 TINY = np.float32(1e-9)
+
+# Of a model that is trained further. A bundle does not keep its Adagrad state, which holds what it
+# has learned: each of an item's events counts for a square of so much. With a tenth of that for
+# known items, what is new is learned at the cost of what was known; with ten times, hardly at all.
+RESUMED_EPOCHS = 3
+KNOWN_SQUARES, NEW_SQUARES = 10.0, 0.1
 
 # error_model="numpy" below: a check of every division for 0, which none can meet, would keep the
 # loops from working on several numbers at a time.
@@ -47,35 +53,113 @@ def fit(
     tick: Callable[[], None] = lambda: None,
 ) -> SessionEmbedding:
     """Train on every event that follows another in its session; ``tick`` is called each epoch."""
-    ends, lengths, weights = _examples(sequences, config)
-    if not len(ends):
+    examples = _Examples.of(sequences, config)
+    count = len(examples.ends)
+    if not count:
         empty = np.zeros((0, config.embedding_size), dtype=np.float32)
         return SessionEmbedding(empty, np.zeros((0, 0), dtype=np.float32))
     rng = np.random.default_rng(seed)
     table = _Table(items, config, rng)
-    degree = np.bincount(sequences.items, minlength=items).astype(np.float64)
+    steps = config.epochs * -(-count // config.batch)
+    epochs = (rng.permutation(count) for _ in range(config.epochs))
+    _descend(table, examples, epochs, steps, config, rng, tick)
+    return _learned(table, examples)
+
+
+def resume(
+    model: SessionEmbedding,
+    known: Rows,
+    sequences: Sequences,
+    fresh: int,
+    config: SessionEmbeddingConfig,
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
+) -> SessionEmbedding:
+    """Train a model further, on what is new and as many old examples, drawn anew each epoch.
+
+    known: int32 [items], the row that each item has in the model, -1 for none. fresh: the first of
+    the sequences that is new. An item without a vector begins amid the items it was met with. The
+    weights of places stay: what is new is too little to say more of them than all before it.
+    """
+    examples = _Examples.of(sequences, config)
+    rng = np.random.default_rng(seed)
+    table = _Table(len(known), config, rng)
+    there = _begin(table, model, known, sequences)
+    ends = examples.ends
+    # Events may have come late: of an old session, and yet an item's first.
+    is_new = (ends >= sequences.indptr[fresh]) | ~there[sequences.items[ends]]
+    is_new |= ~there[sequences.items[ends - 1]]
+    new, old = np.flatnonzero(is_new), np.flatnonzero(~is_new)
+    drawn = min(len(new), len(old))
+    epochs = (
+        rng.permutation(np.concatenate([new, rng.choice(old, drawn, replace=False)]))
+        for _ in range(RESUMED_EPOCHS)
+    )
+    steps = RESUMED_EPOCHS * -(-(len(new) + drawn) // config.batch)
+    _descend(table, examples, epochs, steps, config, rng, tick)
+    return _learned(table, examples)
+
+
+def _begin(
+    table: "_Table", model: SessionEmbedding, known: Rows, sequences: Sequences
+) -> NDArray[np.bool_]:
+    """Put a model's vectors into a table, and others near them; returns which items it has."""
+    there = known >= 0
+    there[there] = model.item_vectors[known[there]].any(axis=1)
+    table.vectors[there] = model.item_vectors[known[there]]
+    table.place_weights[:], table.place_squares[:] = model.place_weights, np.inf
+    items = sequences.items
+    follows = np.ones(len(items), dtype=np.bool_)
+    follows[sequences.indptr[:-1]] = False
+    after = np.flatnonzero(follows)
+    beside = np.zeros_like(table.vectors)
+    for one, other in ((items[after], items[after - 1]), (items[after - 1], items[after])):
+        met = ~there[one] & there[other]
+        np.add.at(beside, one[met], table.vectors[other[met]])
+    placed = np.flatnonzero(beside.any(axis=1)).astype(np.int32)
+    table.vectors[placed] = _unit(beside, placed)
+    events = np.bincount(items, minlength=len(known)).astype(np.float32)
+    table.squares += (events * np.where(there, KNOWN_SQUARES, NEW_SQUARES))[:, None]
+    return there
+
+
+def _descend(
+    table: "_Table",
+    examples: "_Examples",
+    epochs: Iterable[NDArray[np.int64]],
+    steps: int,
+    config: SessionEmbeddingConfig,
+    rng: np.random.Generator,
+    tick: Callable[[], None],
+) -> None:
+    """Go through the examples of each epoch in batches, ``steps`` in all."""
+    sequence, items = examples.items, len(table.vectors)
+    degree = np.bincount(sequence, minlength=items).astype(np.float64)
     chance = degree**config.negative_power
     chance /= chance.sum()
     cumulative = np.cumsum(chance)
     expected = np.log(np.maximum(chance * config.negatives, 1e-9)).astype(np.float32)
-    steps = config.epochs * -(-len(ends) // config.batch)
     step = 0
-    for _ in range(config.epochs):
-        order = rng.permutation(len(ends))
+    for order in epochs:
         for first in range(0, len(order), config.batch):
             batch = order[first : first + config.batch]
-            before = lengths[batch]
-            recent, targets = _gather(sequences.items, ends[batch], before, config.last_items)
+            before, ends = examples.lengths[batch], examples.ends[batch]
+            recent, targets = _gather(sequence, ends, before, config.last_items)
             drawn = np.searchsorted(cumulative, rng.random(config.negatives))
             negatives = np.minimum(drawn, items - 1).astype(np.int32)
-            rate = config.learning_rate * (1 - step / steps)
-            table.step(recent, before, targets, negatives, expected, weights[batch], rate)
+            weights, rate = examples.weights[batch], config.learning_rate * (1 - step / steps)
+            table.step(recent, before, targets, negatives, expected, weights, rate)
             step += 1
         tick()
+
+
+def _learned(table: "_Table", examples: "_Examples") -> SessionEmbedding:
+    """What came of it: nothing for items that are in no example."""
+    items = len(table.vectors)
     vectors = _unit(table.vectors, np.arange(items, dtype=np.int32))
     trained = np.zeros(items, dtype=np.bool_)
-    trained[sequences.items[ends]] = True
-    trained[sequences.items[ends - 1]] = True
+    trained[examples.items[examples.ends]] = True
+    trained[examples.items[examples.ends - 1]] = True
     vectors[~trained] = 0
     return SessionEmbedding(vectors, table.place_weights)
 
@@ -103,20 +187,29 @@ def _sum(vectors: Floats, weights: Floats, rows: Rows) -> Floats:
     return unit
 
 
-def _examples(
-    sequences: Sequences, config: SessionEmbeddingConfig
-) -> tuple[NDArray[np.int64], Rows, Floats]:
-    """Where each target stands, how many items before it count, and its weight (mean 1)."""
-    lengths = np.diff(sequences.indptr)
-    session = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(sequences.items)) - sequences.indptr[session]
-    ends = np.flatnonzero(place > 0)
-    weights = np.exp(config.age_decay * (session[ends] / len(lengths) - 1))
-    return (
-        ends,
-        np.minimum(place[ends], config.last_items).astype(np.int32),
-        (weights / max(weights.sum(), 1e-9) * len(ends)).astype(np.float32),
-    )
+@dataclass(frozen=True)
+class _Examples:
+    """items: int32, of all sequences. ends: int64 [n], where each target stands in them. lengths:
+    int32 [n], how many items before it count. weights: float32 [n], mean 1."""
+
+    items: Rows
+    ends: NDArray[np.int64]
+    lengths: Rows
+    weights: Floats
+
+    @classmethod
+    def of(cls, sequences: Sequences, config: SessionEmbeddingConfig) -> "_Examples":
+        lengths = np.diff(sequences.indptr)
+        session = np.repeat(np.arange(len(lengths)), lengths)
+        place = np.arange(len(sequences.items)) - sequences.indptr[session]
+        ends = np.flatnonzero(place > 0)
+        weights = np.exp(config.age_decay * (session[ends] / len(lengths) - 1))
+        return cls(
+            sequences.items,
+            ends,
+            np.minimum(place[ends], config.last_items).astype(np.int32),
+            (weights / max(weights.sum(), 1e-9) * len(ends)).astype(np.float32),
+        )
 
 
 class _Table:

@@ -23,6 +23,7 @@ SHARE = 0.1
 # With more per item of a mean visitor they tell apart what no visitor shows: sessions of four items
 # do with 160, people of thirty with 1,200.
 PER_ITEM = 40
+RESUMED = 1  # passes from a start that is nearly right
 
 Floats = NDArray[np.float32]
 
@@ -33,12 +34,14 @@ def fit(
     seed: int,
     threads: int,  # noqa: ARG001  # BLAS decides: the products are its own
     tick: Callable[[], None],
+    start: Floats | None = None,
 ) -> Floats:
     """Item factors D_i^b V, float32 [items, d]; d is embedding_size, less for a small or thin
     matrix.
 
     Subspace iteration from a seeded start, ``epochs`` times over the matrix: any shape, progress
-    and an interrupt at every pass, where ARPACK has none of them.
+    and an interrupt at every pass, where ARPACK has none of them. start: factors of most of the
+    items in this scale, zero for the others; a single pass then takes in what is new.
     """
     damped = _damped(matrix)
     visitors = np.maximum(np.asarray(damped.sum(axis=1)).ravel(), 1e-6)
@@ -50,7 +53,12 @@ def fit(
     width = min(d + SPARE, *matrix.shape)
     rng = np.random.default_rng(seed)
     basis = rng.standard_normal((matrix.shape[1], width)).astype(np.float32)
-    for _ in range(config.epochs):
+    passes = config.epochs
+    if start is not None:
+        known = min(start.shape[1], width)
+        basis[:, :known] = start[:, :known] / root[:, None]
+        passes = RESUMED
+    for _ in range(passes):
         basis, _ = np.linalg.qr(transposed @ (normalised @ basis))
         tick()
     seen = normalised @ basis
