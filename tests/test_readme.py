@@ -88,8 +88,8 @@ def test_your_own_log_in_four_commands(log: Path) -> None:
 
 
 def answers(lines: list[str], port: str) -> list[dict[str, str]]:
-    """The items of the README's recommendation."""
-    (line,) = (line for line in lines if "recommendations" in line)
+    """The items of the README's first recommendation."""
+    line = next(line for line in lines if "recommendations" in line)
     items: list[dict[str, str]] = _curl(line.replace("localhost:8000", f"127.0.0.1:{port}")).json()[
         "items"
     ]
@@ -103,7 +103,8 @@ def _curl(line: str) -> httpx.Response:
     headers = dict(words[words.index("-H") + 1].split(": ") for _ in "1" if "-H" in words)
     if "-d" in words:
         body = words[words.index("-d") + 1]
-        return httpx.post(f"http://{url}", content=body, headers=headers)
+        method = words[words.index("-X") + 1] if "-X" in words else "POST"
+        return httpx.request(method, f"http://{url}", content=body, headers=headers)
     return httpx.get(f"http://{url}")
 
 
