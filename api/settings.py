@@ -38,6 +38,8 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "RECSYS_USER_TTL": ("store.user_ttl", int, "seconds a silent user's events are kept"),
     "RECSYS_DEDUP_TTL": ("store.dedup_ttl", int, "seconds an event id is remembered"),
     "RECSYS_LOG_MAXLEN": ("store.log_maxlen", int, "events kept in a live log that nobody reads"),
+    "RECSYS_MAX_VELOCITY": ("store.max_velocity", float, "faster sessions go into quarantine"),
+    "RECSYS_MAX_REPETITION": ("store.max_repetition", int, "events of one item in a session"),
     "RECSYS_LOG_PARTITIONS": ("store.log_partitions", int, "partitions of the live log"),
 }
 

@@ -30,6 +30,7 @@ seconds = Histogram(
 recommendations = Counter("recsys_recommendations", "Lists by how they were made", ["tier"])
 degraded = Counter("recsys_recommendations_degraded", "Lists of a lower tier", ["reason"])
 events = Counter("recsys_events", "Events by what became of them", ["outcome"])
+quarantined = Counter("recsys_quarantined_sessions", "Sessions put into quarantine")
 store_errors = Counter("recsys_store_errors", "Calls that Redis did not answer")
 log_events = Gauge(
     "recsys_log_lag_events", "Events that are in no file yet", multiprocess_mode="livemostrecent"
@@ -69,6 +70,7 @@ def events_recorded(appended: Appended, rejected: int) -> None:
     events.labels("accepted").inc(appended.accepted)
     events.labels("duplicate").inc(appended.duplicates)
     events.labels("rejected").inc(rejected)
+    quarantined.inc(appended.quarantined)
 
 
 def log_lags(lag: Lag, now: float) -> None:

@@ -1,7 +1,8 @@
 """Aggregates: live statistics, what each kind is, and their state for all keys.
 
 An aggregate is a function of the set of accepted events up to a moment: in which order they came
-does not matter, nor how often one was delivered. Of the events of its types, for each key,
+does not matter, nor how often one was delivered. What is kept for items and pairs leaves out the
+events of sessions in quarantine. Of the events of its types, for each key,
 
 ``decayed_count``: the sum of 2 ** -(age / half-life), by forward decay (Cormode et al., "Forward
 Decay", ICDE 2009): a value and the moment it is of, so a late event is added at its own age.

@@ -2,7 +2,9 @@
 
 Sessions of which nothing more is to come are folded as a log, and their rows are added to those of
 the stream. What the stream still knows of a session, such as what its latest event was, is made by
-its own counting: events of the others are counted one by one.
+its own counting: events of the others are counted one by one. Sessions in quarantine are left
+out of what everybody is shown; of those that went into it after the aggregate was declared, the
+store has taken out, or takes out, what is filled in here.
 """
 
 import logging
@@ -21,6 +23,7 @@ from recsys.aggregates import NEVER, defined, oldest
 from recsys.config import Aggregate, EventsConfig
 from recsys.events import ACCEPTED, Event
 from recsys.lake import SCHEMA, Place
+from recsys.quarantine import left_out
 from recsys.store import Chunk
 
 logger = logging.getLogger("recsys.backfill")
@@ -66,10 +69,13 @@ def chunks(folder: Path, partition: int, some: Sequence[Wanted], ttl: float) -> 
     """
     frame = _events(folder, partition, min(map(_least, some)))
     for k, one in enumerate(some):
-        yield from _of(frame, one, str(partition), ttl, anew=k + 1 == len(some))
+        out = left_out(folder, partition, one.after)
+        yield from _of(frame, one, out, str(partition), ttl, anew=k + 1 == len(some))
 
 
-def _of(frame: pl.DataFrame, one: Wanted, source: str, ttl: float, anew: bool) -> Iterator[Chunk]:
+def _of(
+    frame: pl.DataFrame, one: Wanted, out: set[str], source: str, ttl: float, anew: bool
+) -> Iterator[Chunk]:
     aggregate = defined(one.definition)
     accepted = pl.struct(ACCEPTED, "accepted_number")
     before = frame.filter(
@@ -79,6 +85,8 @@ def _of(frame: pl.DataFrame, one: Wanted, source: str, ttl: float, anew: bool) -
         pl.col("timestamp") > one.definition.get("since", NEVER),
     ).sort(accepted, maintain_order=True)
     counted = before.filter(pl.col("type").is_in([*aggregate.types, *aggregate.of]))
+    if aggregate.key in ("item", "pair"):
+        counted = counted.filter(~pl.col("session_id").is_in(list(out)))
     latest = pl.max_horizontal(ACCEPTED, pl.col("timestamp") * 1000).max().over("session_id")
     known = latest >= one.after[0] - 1000 * _memory(aggregate, ttl)
     fold = LogFold(counted.filter(~known), (aggregate,), EventsConfig()).advance()

@@ -249,6 +249,19 @@ def stream(arguments: argparse.Namespace) -> int:
     )
 
 
+def quarantine(arguments: argparse.Namespace) -> int:
+    """`recsys quarantine`: list sessions of suspicious traffic, let them count again."""
+    from api.quarantine import quarantine as act  # the API sits above this package
+
+    return act(
+        arguments.data_dir,
+        arguments.action,
+        arguments.sessions,
+        arguments.redis_url or os.environ.get("RECSYS_REDIS_URL"),
+        as_json=arguments.json,
+    )
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """`recsys serve`: the API, with an embedded Redis-compatible server unless given one."""
     from api.serve import serve as serve_api  # the API sits above this package
@@ -384,6 +397,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--once", action="store_true", help="write what there is and end")
     _add_schedule(sub)
+
+    sub = _command(commands, "quarantine", quarantine, "recsys quarantine release SESSION")
+    sub.add_argument("action", choices=("list", "release"), help="also while a server runs")
+    sub.add_argument("sessions", nargs="*", metavar="SESSION", help="to release; they count again")
+    _add_data_dir(sub)
+    sub.add_argument(
+        "--redis-url",
+        help="the Redis that the servers use (or RECSYS_REDIS_URL); default: the embedded one of "
+        "the data directory",
+    )
 
     sub = _command(commands, "demo", demo, "recsys demo --check")
     _add_data_dir(sub, Path("data/demo"))

@@ -294,6 +294,13 @@ def _socket_folder(directory: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="recsys-"))
 
 
+def running_at(directory: Path) -> str | None:
+    """The URL of the server that answers on a directory; none where none does, or where its socket
+    had to lie elsewhere."""
+    path = Path(directory).absolute() / SOCKET
+    return f"unix://{quote(str(path))}" if _ping(path) == b"+PONG" else None
+
+
 def _ping(path: Path) -> bytes | None:
     """The server's first line, or ``None`` when nobody answers."""
     with socket.socket(socket.AF_UNIX) as connection:

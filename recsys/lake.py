@@ -22,6 +22,7 @@ import polars as pl
 
 from recsys.bundle import fsync
 from recsys.events import ACCEPTED, Event
+from recsys.quarantine import Mark, marks, marks_path
 
 logger = logging.getLogger("recsys.lake")
 
@@ -118,6 +119,23 @@ class Lake:
         for entry in entries:
             hours[hour_of(entry.event.timestamp)].append(entry)
         return sum(self._add(partition, hour, found, log) for hour, found in hours.items())
+
+    def mark(self, partition: int, found: Sequence[Mark]) -> None:
+        """Make durable which sessions went into quarantine or left it. Raises OSError.
+
+        What is there already may be marked again.
+        """
+        assert partition in self._locks
+        path = marks_path(self.folder, partition)
+        before = marks(path)
+        new = [mark for mark in found if mark not in before]
+        if not new:
+            return
+        aside = path.with_name(f".{path.name}")
+        aside.write_bytes(b"".join(orjson.dumps(mark) + b"\n" for mark in [*before, *new]))
+        fsync(aside)
+        aside.rename(path)
+        fsync(self.folder)
 
     def _add(self, partition: int, hour: str, entries: list[Entry], log: str) -> int:
         end = self._ends.get((partition, hour)) or _end_of(self.folder, partition, hour)

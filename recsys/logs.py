@@ -6,8 +6,8 @@ files ──► columns (mapping, aliases) ──► clean, file by file ──�
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ from recsys.logfiles import (
     in_one_piece,
     open_source,
 )
-from recsys.logrows import COLUMNS, Rules, clean, no_weight, reject_rows
+from recsys.logrows import COLUMNS, Rows, Rules, clean, no_weight, reject_rows
+from recsys.quarantine import left_out
 
 __all__ = ["COLUMNS", "Log", "LogError", "load_log", "log_from_frame", "sessionize"]
 
@@ -41,7 +42,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "event_id": ("eventid",),
 }
 
-REPEATED = "duplicate_event_id"  # the one reason that does not make a log a bad one
+REPEATED, QUARANTINED = "duplicate_event_id", "quarantined"
+HARMLESS = (REPEATED, QUARANTINED)  # the reasons that do not make a log a bad one
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,22 @@ def load_log(
     rejects: Path | None = None,
     now: float | None = None,
 ) -> Log:
-    """The events in CSV, JSONL and Parquet files, folders and globs.
+    """The events in CSV, JSONL and Parquet files, folders and globs; of a lake, without those of
+    sessions in quarantine.
 
     ``columns``: standard name -> the files' name; "" says that there is none. ``default_type``:
-    of events without one. ``max_bad``: share of rejected rows, repeated events aside, above which
-    the log is refused. ``rejects``: where the rejected rows go, as JSON lines. ``now``: Unix
-    seconds. Raises LogError.
+    of events without one. ``max_bad``: share of rejected rows, repeated and quarantined events
+    aside, above which the log is refused. ``rejects``: where the rejected rows go, as JSON lines.
+    ``now``: Unix seconds. Raises LogError.
     """
     options = _options(columns, config, default_type, max_bad, rejects, now)
-    return _load([open_source(path) for path in find_files(paths)], options)
+    sources = [open_source(path) for path in find_files(paths)]
+    lakes = {Path(source.name).parent.parent for source in sources if ACCEPTED in source.columns}
+    try:
+        quarantined = set[str]().union(*map(left_out, lakes))
+    except OSError as error:
+        raise LogError(str(error)) from error
+    return _load(sources, options, quarantined)
 
 
 def log_from_frame(frame: Any, **options: Any) -> Log:
@@ -171,7 +180,7 @@ def _from_pandas_column(column: Any) -> pl.Series:
     return pl.Series([value if there else None for value, there in known])
 
 
-def _load(sources: list[Source], options: _Options) -> Log:
+def _load(sources: list[Source], options: _Options, quarantined: Set[str] = frozenset()) -> Log:
     notes = [f"{source.name} is empty" for source in sources if not source.columns]
     mappings = [_map_columns(source, options.columns) for source in sources if source.columns]
     sources = [source for source in sources if source.columns]
@@ -187,6 +196,8 @@ def _load(sources: list[Source], options: _Options) -> Log:
         mapping = mapping | _late_columns(source, mapping, options.columns)
         table = source.read(list(dict.fromkeys(mapping.values())))
         rows = clean(source.name, table, mapping, rules)
+        if quarantined and ACCEPTED in source.columns:
+            rows = _without(rows, source.name, quarantined)
         position = pl.col("row").cast(pl.Float64) + read
         frame = rows.frame if timed else rows.frame.with_columns(position.alias("timestamp"))
         parts.append(frame.with_columns(pl.lit(number, pl.UInt32).alias("file")))
@@ -284,6 +295,15 @@ def _mapping_notes(mapping: dict[str, str], default_type: str) -> list[str]:
 # All files together
 
 
+def _without(rows: Rows, name: str, quarantined: Set[str]) -> Rows:
+    """Without the events of sessions in quarantine, which become rejects."""
+    out = rows.frame["session_id"].is_in(list(quarantined)).fill_null(False)
+    bad = rows.frame.filter(out)
+    message = pl.lit("the session is in quarantine; recsys quarantine release lets it count")
+    rejects = reject_rows(name, bad["row"], bad["session_id"], "session_id", QUARANTINED, message)
+    return replace(rows, frame=rows.frame.filter(~out), rejects=pl.concat([rows.rejects, rejects]))
+
+
 def _drop_repeated(frame: pl.DataFrame, names: list[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Without the events whose id came before, and those as rejects."""
     ids = frame["event_id"]
@@ -359,7 +379,7 @@ def _check_bad(
     rejects: pl.DataFrame, read: int, kept: int, max_bad: float, path: Path | None
 ) -> None:
     """Raises LogError if too many rows are bad, or none is left."""
-    bad = rejects.filter(pl.col("reason") != REPEATED)
+    bad = rejects.filter(~pl.col("reason").is_in(HARMLESS))
     if kept and len(bad) <= max_bad * read:
         return
     lines = [f"{len(bad):,} of {read:,} rows are bad, more than {100 * max_bad:g} %:"]

@@ -3,13 +3,22 @@
 -- Every key is named here, and those of the log for its readers in store.py. KEYS[1] is the prefix "{namespace}:", whose hash tag
 -- keeps them all on one cluster slot; behind it:
 --   session:<id>:events  list of event payloads in order of arrival, capped, session_ttl
---   session:<id>:meta    hash: version (accepted events so far), user (last known), session_ttl
+--   session:<id>:meta    hash: version (accepted events so far), user (last known), velocity (a count
+--                        that decays and the moment it is of), item:<id> (how often it came),
+--                        session_ttl
+--   session:<id>:aside   list like events, of those that go to the log only and are counted for
+--                        everybody, so that they can be taken out again; capped, session_ttl
 --   session:<id>:users   set of users whose lists may hold its events, 2 * user_ttl
 --   user:<id>:events     list of event payloads in order of arrival, capped, user_ttl
 --   user:<id>:swept      present while the users sets of the list's sessions are fresh, user_ttl
 --   seen:<event_id>      a client's event id that was accepted, dedup_ttl
 --   log:<partition>      streams of all accepted events: e = payload, u = the session's known user,
---                        t = the item's terms of now; those of a session are in one
+--                        t = the item's terms of now; those of a session are in one. Between them, of
+--                        a session that is put into quarantine, q = session, velocity, repetition;
+--                        of one released, r = session
+--   quarantine           hash by session: since when (Unix seconds), velocity and repetition then; or
+--                        "released"
+--   quarantine:since     sorted set of the same sessions; forgotten after user_ttl
 --   aggregates           hash: declared (JSON list, see aggregates.definition), visitor (of these, id
 --                        and key of those kept for users and sessions), epoch (a name that is another
 --                        whenever mirrors have to be read anew), moment (of the latest event)
@@ -38,10 +47,12 @@ local function meta_of(session) return KEYS[1] .. 'session:' .. session .. ':met
 local function users_of(session) return KEYS[1] .. 'session:' .. session .. ':users' end
 local function user_of(user) return KEYS[1] .. 'user:' .. user .. ':events' end
 local function swept_of(user) return KEYS[1] .. 'user:' .. user .. ':swept' end
+local function aside_of(session) return KEYS[1] .. 'session:' .. session .. ':aside' end
 local function seen_of(event_id) return KEYS[1] .. 'seen:' .. event_id end
 local function log_of(partition) return KEYS[1] .. 'log:' .. partition end
 
 local AGGREGATES, CHANGES = KEYS[1] .. 'aggregates', KEYS[1] .. 'changes'
+local QUARANTINE, SINCE = KEYS[1] .. 'quarantine', KEYS[1] .. 'quarantine:since'
 local function rows_of(id) return KEYS[1] .. 'aggregate:' .. id end
 local function filled_of(id) return rows_of(id) .. ':filled' end
 local function trail_of(aggregate, session)
@@ -57,6 +68,8 @@ local ITEM_CHANGES = KEYS[1] .. 'items:changes'
 local EVENT = 11  -- arguments of one
 local CHANGES_KEPT = 100000
 local ITEM_CHANGES_KEPT = 10000
+local ASIDE = 1000  -- events of a session that are kept aside
+local VELOCITY_HALF_LIFE = 60  -- seconds
 local CELL, STEPS, NEVER = 16, 24, -math.huge
 local EMPTY = struct.pack('<dd', 0, NEVER)
 local NOTHING = 1e-12  -- what is left of a count after all that was added was taken out again
@@ -105,12 +118,17 @@ local function join(session, user, user_cap, session_ttl, user_ttl)
   return joined
 end
 
+-- What is kept for items and pairs is shown to everybody, the rest to the visitor it is of.
+local function for_everybody(aggregate)
+  return aggregate.key == 'item' or aggregate.key == 'pair'
+end
+
 -- Puts a cell's doubles into a row, and tells mirrors of those that everybody is shown.
 local function put(aggregate, key, row, cell, first, second, changes)
   local bytes = struct.pack('<dd', first, second)
   row = string.sub(row, 1, cell * CELL) .. bytes .. string.sub(row, (cell + 1) * CELL + 1)
   redis.call('HSET', rows_of(aggregate.id), key, row)
-  if aggregate.key == 'item' or aggregate.key == 'pair' then
+  if for_everybody(aggregate) then
     changes[#changes + 1] = aggregate.id .. ':' .. cell
     changes[#changes + 1] = bytes .. key
   end
@@ -132,7 +150,7 @@ local function decay(aggregate, key, cell, time, amount, changes)
     value = value + amount * 2 ^ ((time - of) / aggregate.span)
   end
   put(aggregate, key, row, cell, value, of, changes)
-  if amount < 0 and math.abs(value) < NOTHING then
+  if amount < 0 and aggregate.cells == 1 and math.abs(value) < NOTHING then
     redis.call('HDEL', rows_of(aggregate.id), key)
   end
 end
@@ -156,13 +174,18 @@ end
 
 local function pair(a, b) return struct.pack('>I2', #a) .. a .. b end
 
+-- The item of an event of a trail.
+local function item_in(member)
+  return string.sub(member, -struct.unpack('>I2', member, #member - 1) - 2, -3)
+end
+
 -- The events of a trail at the time nearest to one, on one side of it: that time and their items.
 local function beside(trail, time, command, bound)
   local nearest = redis.call(command, trail, '(' .. time, bound, 'LIMIT', 0, 1, 'WITHSCORES')
   if not nearest[1] then return nil, {} end
   local items = {}
   for k, member in ipairs(redis.call('ZRANGEBYSCORE', trail, nearest[2], nearest[2])) do
-    items[k] = string.sub(member, -struct.unpack('>I2', member, #member - 1) - 2, -3)
+    items[k] = item_in(member)
   end
   return tonumber(nearest[2]), items
 end
@@ -204,30 +227,79 @@ local function move_session(aggregate, key, event, step, changes)
   redis.call('EXPIRE', steps, math.ceil(2 * aggregate.span))
 end
 
--- Counts an event in an aggregate. ttl: seconds that a session's trail is kept.
-local function count(aggregate, event, ttl, changes)
+-- Adds to a count that knows nothing of what else was in the session.
+local function add(aggregate, event, amount, changes)
   local counted, of = aggregate.types[event.type], aggregate.of[event.type]
   local key = event[aggregate.key]
-  if aggregate.kind == 'co_count' then
-    if counted and event.item ~= '' then add_step(aggregate, event, ttl, changes) end
-  elseif key == '' then
+  if key == '' then
     return
   elseif aggregate.kind == 'ratio' then
-    if counted then decay(aggregate, key, 0, event.time, 1, changes) end
-    if of then decay(aggregate, key, 1, event.time, 1, changes) end
+    if counted then decay(aggregate, key, 0, event.time, amount, changes) end
+    if of then decay(aggregate, key, 1, event.time, amount, changes) end
   elseif not counted then
     return
   elseif aggregate.kind == 'decayed_count' then
-    decay(aggregate, key, 0, event.time, 1, changes)
-  elseif aggregate.kind == 'last_value' then
-    if event.value then set_last(aggregate, key, event.time, event.value, changes) end
+    decay(aggregate, key, 0, event.time, amount, changes)
   else
-    local step = math.floor(event.time / (aggregate.span / STEPS))
-    if aggregate.kind == 'window_count' then
-      add_in_window(aggregate, key, step, 1, changes)
-    else
+    add_in_window(aggregate, key, math.floor(event.time / (aggregate.span / STEPS)), amount, changes)
+  end
+end
+
+-- Counts an event in an aggregate. ttl: seconds that a session's trail is kept.
+local function count(aggregate, event, ttl, changes)
+  local counted, key = aggregate.types[event.type], event[aggregate.key]
+  if aggregate.kind == 'co_count' then
+    if counted and event.item ~= '' then add_step(aggregate, event, ttl, changes) end
+  elseif aggregate.kind == 'last_value' then
+    if counted and key ~= '' and event.value then
+      set_last(aggregate, key, event.time, event.value, changes)
+    end
+  elseif aggregate.kind == 'unique_sessions' then
+    if counted and key ~= '' then
+      local step = math.floor(event.time / (aggregate.span / STEPS))
       move_session(aggregate, key, event, step, changes)
     end
+  else
+    add(aggregate, event, 1, changes)
+  end
+end
+
+-- Takes the steps of a session's trail out again, and the trail away.
+local function take_steps(aggregate, session, changes)
+  local trail = trail_of(aggregate, session)
+  local found = redis.call('ZRANGE', trail, 0, -1, 'WITHSCORES')
+  local sources, before, items, time = {}, nil, {}, nil
+  for at = 1, #found, 2 do
+    local item, now = item_in(found[at]), tonumber(found[at + 1])
+    if now ~= time then sources, before, items, time = items, time, {}, now end
+    if before and now - before <= aggregate.gap then
+      for _, a in ipairs(sources) do
+        if a ~= item then decay(aggregate, pair(a, item), 0, now, -1, changes) end
+      end
+    end
+    items[#items + 1] = item
+  end
+  redis.call('DEL', trail)
+end
+
+-- Takes a session out of where it counts as a visitor.
+local function take_session(aggregate, session, changes)
+  local steps = redis.call('HGETALL', step_of(aggregate, session))
+  for at = 1, #steps, 2 do
+    add_in_window(aggregate, steps[at], tonumber(steps[at + 1]), -1, changes)
+  end
+  redis.call('DEL', step_of(aggregate, session))
+end
+
+-- Takes out of an aggregate what a session counted in it. Not out of a last value: what it was
+-- before is not known. A count goes below nothing where the events are still to be filled in.
+local function uncount(aggregate, session, events, changes)
+  if aggregate.kind == 'co_count' then
+    take_steps(aggregate, session, changes)
+  elseif aggregate.kind == 'unique_sessions' then
+    take_session(aggregate, session, changes)
+  elseif aggregate.kind ~= 'last_value' then
+    for _, event in ipairs(events) do add(aggregate, event, -1, changes) end
   end
 end
 
@@ -250,32 +322,93 @@ local function tell(changes)
   end
 end
 
-local function count_in_all(aggregates, event, ttl)
+-- own: only in what is kept for the visitor.
+local function count_in_all(aggregates, event, ttl, own)
   local changes = {}
   for _, aggregate in ipairs(aggregates) do
-    count(aggregate, event, ttl, changes)
+    if not (own and for_everybody(aggregate)) then count(aggregate, event, ttl, changes) end
   end
   tell(changes)
 end
 
+-- The events of a session that are still held. Their user is not: it is asked for by nothing that is
+-- shown to everybody.
+local function events_held(session)
+  local events = {}
+  for _, key in ipairs({events_of(session), aside_of(session)}) do
+    for _, payload in ipairs(redis.call('LRANGE', key, 0, -1)) do
+      local told = cjson.decode(payload)
+      local stamp = string.format('%.17g', told.timestamp)
+      events[#events + 1] = event_of(
+        told.event_id, session, '', told.type, told.item_id or '', stamp, told.value
+      )
+    end
+  end
+  return events
+end
+
+-- Scores an event by how fast the session's come, a count that decays, and how often its item did.
+-- now: when it arrived; it may claim any time.
+local function suspicion(meta, item, now)
+  local velocity, of = struct.unpack('<dd', redis.call('HGET', meta, 'velocity') or EMPTY)
+  velocity = velocity * 2 ^ (math.min(0, of - now) / VELOCITY_HALF_LIFE) + 1
+  redis.call('HSET', meta, 'velocity', struct.pack('<dd', velocity, now))
+  return velocity, item == '' and 0 or redis.call('HINCRBY', meta, 'item:' .. item, 1)
+end
+
+-- Takes out what a session counted for everybody, and says so in the log.
+local function quarantine(aggregates, session, velocity, repetition, now, keep, log)
+  for _, old in ipairs(redis.call('ZRANGEBYSCORE', SINCE, '-inf', now - keep, 'LIMIT', 0, 10)) do
+    redis.call('HDEL', QUARANTINE, old)
+    redis.call('ZREM', SINCE, old)
+  end
+  local told = string.format('%.3f %.1f %d', now, velocity, repetition)
+  redis.call('HSET', QUARANTINE, session, told)
+  redis.call('ZADD', SINCE, now, session)
+  redis.call(
+    'XADD', log, '*', 'q', session, 'velocity', string.format('%.1f', velocity),
+    'repetition', repetition
+  )
+  local events, changes = events_held(session), {}
+  for _, aggregate in ipairs(aggregates) do
+    if for_everybody(aggregate) then uncount(aggregate, session, events, changes) end
+  end
+  tell(changes)
+end
+
+local function in_quarantine(session)
+  local told = redis.call('HGET', QUARANTINE, session)
+  return told and told ~= 'released'
+end
+
 -- ARGV: session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, the most entries of a partition of
--- the log while nobody reads it, then per event: '1' if its id is the client's, id, session, user or
+-- the log while nobody reads it, the velocity and the repetition above which a session is put into
+-- quarantine, the Unix seconds of now, then per event: '1' if its id is the client's, id, session, user or
 -- '', type, item or '', Unix seconds, value or '', '1' if it goes to the log only, partition, payload.
--- Returns accepted, duplicates, then session and version of each session named.
+-- Returns accepted, duplicates, sessions put into quarantine, then session and version of each session
+-- named.
 local function append()
   local session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, maxlen = unpack(ARGV, 2, 7)
-  local accepted, duplicates = 0, 0
+  local max_velocity, max_repetition, now = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+  local accepted, duplicates, quarantined = 0, 0, 0
   local unread = redis.call('EXISTS', log_of('reading')) == 0
   local aggregates, moment = declared(), tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER)
   local latest, latest_stamp = moment, nil
-  for at = 8, #ARGV, EVENT do
+  local taken_out = {}  -- types that have to be kept for it
+  for _, aggregate in ipairs(aggregates) do
+    if for_everybody(aggregate) then
+      for type in pairs(aggregate.types) do taken_out[type] = true end
+      for type in pairs(aggregate.of) do taken_out[type] = true end
+    end
+  end
+  for at = 11, #ARGV, EVENT do
     local given, id, session, user, type, item, stamp, value = unpack(ARGV, at, at + 7)
     local log_only, partition, payload = unpack(ARGV, at + 8, at + 10)
     if given == '1' and not redis.call('SET', seen_of(id), '', 'NX', 'EX', dedup_ttl) then
       duplicates = duplicates + 1
     else
       accepted = accepted + 1
-      local meta, events = meta_of(session), events_of(session)
+      local meta, events, log = meta_of(session), events_of(session), log_of(partition)
       if user ~= '' then
         join(session, user, user_cap, session_ttl, user_ttl)
       else
@@ -283,8 +416,18 @@ local function append()
       end
       redis.call('HINCRBY', meta, 'version', 1)
       redis.call('EXPIRE', meta, session_ttl)
+      local known = redis.call('HGET', QUARANTINE, session)
+      if log_only ~= '1' and not known then
+        local velocity, repetition = suspicion(meta, item, now)
+        if velocity > max_velocity or repetition > max_repetition then
+          quarantine(aggregates, session, velocity, repetition, now, user_ttl, log)
+          quarantined, known = quarantined + 1, true
+        end
+      end
+      local aside = known and known ~= 'released'
       if log_only == '1' then
         redis.call('EXPIRE', events, session_ttl)
+        if taken_out[type] then push(aside_of(session), payload, ASIDE, session_ttl) end
       else
         push(events, payload, session_cap, session_ttl)
         if user ~= '' then
@@ -292,20 +435,20 @@ local function append()
           hold(session, user, user_ttl)
         end
       end
-      local log, entry = log_of(partition), {'e', payload}
+      local entry = {'e', payload}
       if user ~= '' then entry[3], entry[4] = 'u', user end
       local terms = item ~= '' and redis.call('HGET', ITEM_TERMS, item)
       if terms then entry[#entry + 1], entry[#entry + 2] = 't', terms end
       redis.call('XADD', log, '*', unpack(entry))
       if unread then redis.call('XTRIM', log, 'MAXLEN', '~', maxlen) end
       local event = event_of(id, session, user, type, item, stamp, value)
-      if #aggregates > 0 then count_in_all(aggregates, event, session_ttl) end
-      if event.time > latest then latest, latest_stamp = event.time, stamp end
+      if #aggregates > 0 then count_in_all(aggregates, event, session_ttl, aside) end
+      if event.time > latest and not aside then latest, latest_stamp = event.time, stamp end
     end
   end
   if latest_stamp then redis.call('HSET', AGGREGATES, 'moment', latest_stamp) end
-  local reply, named = {accepted, duplicates}, {}
-  for at = 8, #ARGV, EVENT do
+  local reply, named = {accepted, duplicates, quarantined}, {}
+  for at = 11, #ARGV, EVENT do
     local session = ARGV[at + 2]
     if not named[session] then
       named[session] = true
@@ -315,6 +458,31 @@ local function append()
   end
   return reply
 end
+
+-- ARGV: session, its partition, session_ttl. Counts what a session in quarantine did, as far as it is
+-- held, and lets it count from now on; returns 1, or 0 for one that is not in quarantine.
+local function release()
+  local session, partition, ttl = unpack(ARGV, 2, 4)
+  if not in_quarantine(session) then return 0 end
+  redis.call('HSET', QUARANTINE, session, 'released')
+  redis.call('XADD', log_of(partition), '*', 'r', session)
+  local changes, moment = {}, tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER)
+  local aggregates = declared()
+  for _, event in ipairs(events_held(session)) do
+    for _, aggregate in ipairs(aggregates) do
+      if for_everybody(aggregate) then count(aggregate, event, ttl, changes) end
+    end
+    if event.time > moment then
+      moment = event.time
+      redis.call('HSET', AGGREGATES, 'moment', event.stamp)
+    end
+  end
+  tell(changes)
+  return 1
+end
+
+-- Returns the sessions in quarantine and those released, and of each what is known, in turn.
+local function quarantined() return redis.call('HGETALL', QUARANTINE) end
 
 -- What became of the rows since a place in the stream of changes: the epoch, the moment, whether
 -- changes since then were cut, and the changes, not more than a number.
@@ -506,7 +674,10 @@ local function fill()
   for at = 9, 8 + 2 * rows, 2 do add_row(aggregate, ARGV[at], ARGV[at + 1]) end
   local ttl = ARGV[9 + 2 * rows]
   for at = 10 + 2 * rows, #ARGV, 7 do
-    count(aggregate, event_of(unpack(ARGV, at, at + 6)), ttl, {})
+    local event = event_of(unpack(ARGV, at, at + 6))
+    if not (for_everybody(aggregate) and in_quarantine(event.session)) then
+      count(aggregate, event, ttl, {})
+    end
   end
   redis.call('HSET', filled_of(id), source, last == 'done' and last or number + 1)
   if tonumber(moment) > tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER) then
@@ -565,6 +736,7 @@ local function forget()
       end
     end
   end
+  redis.call('DEL', aside_of(session))
   return removed + redis.call('DEL', meta_of(session), events_of(session), users_of(session))
 end
 
@@ -634,6 +806,6 @@ local operations = {
   follow = follow,
   put_items = put_items, delete_item = delete_item, item = item, items = items,
   follow_items = follow_items, score = score, quality = quality, probation = probation,
-  end_probation = end_probation
+  end_probation = end_probation, release = release, quarantined = quarantined
 }
 return operations[ARGV[1]]()

@@ -60,6 +60,12 @@ class StoreConfig:
     # Events kept in the live log while nobody reads it, approximately; what is read stays until a
     # file holds it.
     log_maxlen: int = 5_000_000
+    # A session of more is put into quarantine, see recsys.quarantine. Of 21,210 sessions of clicks
+    # (RSC15) the fastest reached 17, and one came to an item more than 20 times. Where each look at
+    # a picture is an event, more is usual: of 7,612 sessions (trivago) the fastest reached 105, and
+    # 9 % repeat themselves more. Baskets of hundreds of lines told at once are fast as well.
+    max_velocity: float = 300.0  # events that arrived, each worth half after a minute
+    max_repetition: int = 20  # events of one item
     timeout: float = 0.25  # seconds for one round trip
 
     def __post_init__(self) -> None:
@@ -71,11 +77,25 @@ class StoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of a batch. versions: of every session named in it, duplicates included."""
+    """What became of a batch. versions: of every session named in it, duplicates included.
+
+    quarantined: sessions that it brought into quarantine.
+    """
 
     accepted: int
     duplicates: int
     versions: dict[str, int]
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A session in quarantine. since: Unix seconds; velocity, repetition: its scores then."""
+
+    session_id: str
+    since: float
+    velocity: float
+    repetition: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +191,11 @@ class Store:
         self._link = _Link(check_url(url), self.config.timeout)
         self._prefix = prefix(self.config)
 
-    async def append(self, events: Sequence[Event]) -> Appended:
+    async def append(self, events: Sequence[Event], now: float | None = None) -> Appended:
         """Accept a batch, all or nothing; an ``event_id`` seen before counts as a duplicate.
 
-        Events without an ``event_id`` get one; being new, it need not be remembered.
+        Events without an ``event_id`` get one; being new, it need not be remembered. now: Unix
+        seconds of its arrival, by default the clock's.
         """
         config = self.config
         arguments: list[Any] = [
@@ -184,6 +205,9 @@ class Store:
             config.user_ttl,
             config.dedup_ttl,
             max(1, config.log_maxlen // config.log_partitions),
+            config.max_velocity,
+            config.max_repetition,
+            time.time() if now is None else now,
         ]
         for event in events:
             named = event if event.event_id else replace(event, event_id=os.urandom(16).hex())
@@ -194,9 +218,10 @@ class Store:
                 partition_of(event.session_id, config),
                 encode(named),
             )
-        accepted, duplicates, *versions = await self._run("append", arguments)
+        accepted, duplicates, quarantined, *versions = await self._run("append", arguments)
         sessions = [session.decode() for session in versions[::2]]
-        return Appended(accepted, duplicates, dict(zip(sessions, versions[1::2], strict=True)))
+        named_versions = dict(zip(sessions, versions[1::2], strict=True))
+        return Appended(accepted, duplicates, named_versions, quarantined)
 
     async def read(
         self,
@@ -337,6 +362,25 @@ class Store:
         """How items changed after a place, not more than so many."""
         changes: ItemChanges = await self._run("follow_items", [place, most])
         return changes
+
+    async def quarantined(self) -> list[Suspect]:
+        """The sessions in quarantine, the latest first."""
+        found = []
+        for session, told in _pairs(await self._run("quarantined", [])):
+            if told != b"released":
+                since, velocity, repetition = told.split()
+                suspect = (session.decode(), float(since), float(velocity), int(repetition))
+                found.append(Suspect(*suspect))
+        return sorted(found, key=lambda suspect: (-suspect.since, suspect.session_id))
+
+    async def release(self, session_id: str) -> bool:
+        """Count what a session in quarantine did, as far as it is held, and what it will do.
+
+        It is not put into quarantine again. Returns whether it was in it.
+        """
+        partition = partition_of(session_id, self.config)
+        arguments = [session_id, partition, self.config.session_ttl]
+        return bool(await self._run("release", arguments))
 
     async def lag(self) -> Lag:
         """What of the live log is in no file yet."""

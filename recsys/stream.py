@@ -23,7 +23,8 @@ from redis.retry import Retry
 
 from recsys import backfill
 from recsys.events import decode
-from recsys.lake import Entry, Lake
+from recsys.lake import Entry, Lake, Place
+from recsys.quarantine import Mark
 from recsys.store import (
     MOST_PARTITIONS,
     SCRIPT,
@@ -76,7 +77,7 @@ class _Partition:
 
     again: bool = True
     place: str = "0-0"
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Entry | Mark] = field(default_factory=list)
     since: float = 0.0
     filling: Iterator[Chunk] | None = None
 
@@ -256,7 +257,7 @@ class Stream:
             known = self._log
             self._name_log()
             if known != self._log:
-                self.written += self.lake.add(number, partition.entries, known)
+                self._put_into_files(number, partition.entries, known)
             partition.entries = []
             with contextlib.suppress(ResponseError):  # another reader was faster
                 self.redis.xgroup_create(key, GROUP, id="0", mkstream=True)
@@ -279,7 +280,7 @@ class Stream:
     def _write(self, number: int, partition: _Partition) -> None:
         """Into files, and then out of the log."""
         entries, key = partition.entries, log_key(self.config, number)
-        self.written += self.lake.add(number, entries, self._log)
+        self._put_into_files(number, entries, self._log)
         names = [f"{milliseconds}-{number}" for milliseconds, number in (e.place for e in entries)]
         partition.entries = []
         for at in range(0, len(names), READ):
@@ -288,6 +289,12 @@ class Stream:
                 keys=[log_key(self.config, "reading"), key],
                 args=[self._log, GROUP, _after(part[-1]), *part],
             )
+
+    def _put_into_files(self, number: int, entries: list[Entry | Mark], log: str) -> None:
+        # Marks first: whoever reads the files meanwhile takes no session in that is to be left out.
+        self.lake.mark(number, [entry for entry in entries if isinstance(entry, Mark)])
+        events = [entry for entry in entries if isinstance(entry, Entry)]
+        self.written += self.lake.add(number, events, log)
 
     def _look_what_to_fill(self) -> None:
         """Begin to fill in aggregates that were declared, once all from before is in files."""
@@ -331,8 +338,14 @@ def _after(place: str) -> str:
     return f"{milliseconds}-{int(number) + 1}"
 
 
-def _entry(place: bytes, fields: dict[bytes, bytes]) -> Entry:
-    milliseconds, number = place.split(b"-")
+def _entry(text: bytes, fields: dict[bytes, bytes]) -> Entry | Mark:
+    milliseconds, number = text.split(b"-")
+    place: Place = (int(milliseconds), int(number))
+    if b"q" in fields:
+        velocity, repetition = float(fields[b"velocity"]), int(fields[b"repetition"])
+        return Mark(place, fields[b"q"].decode(), velocity=velocity, repetition=repetition)
+    if b"r" in fields:
+        return Mark(place, fields[b"r"].decode(), released=True)
     user = fields.get(b"u", b"").decode() or None
     terms = orjson.loads(fields.get(b"t", b"{}"))
-    return Entry((int(milliseconds), int(number)), decode(fields[b"e"]), user, terms)
+    return Entry(place, decode(fields[b"e"]), user, terms)

@@ -164,7 +164,7 @@ async def compare(name: str, frame: pl.DataFrame, url: str, seed: int) -> Outcom
         event_id=pl.format("{}-{}", pl.lit(name), "event_id")
     )
     rows = arrivals(frame, rng)
-    store = Store(url, StoreConfig(name, timeout=30.0))
+    store = Store(url, StoreConfig(name, max_velocity=1e9, max_repetition=10**9, timeout=30.0))
     await mirrored(store, config)
     worst: dict[str, float] = {}
     values = duplicates = 0

@@ -30,9 +30,17 @@ def namespace() -> str:
 
 @pytest.fixture
 async def store(redis_server: EmbeddedRedis, namespace: str) -> AsyncIterator[Store]:
-    """A store of its own on the shared server. Caps are small so that tests can reach them."""
+    """A store of its own on the shared server. Caps are small so that tests can reach them; nobody
+    is put into quarantine."""
     # The limit is for production; a test machine may be busy.
-    config = StoreConfig(namespace=namespace, session_cap=5, user_cap=8, timeout=5.0)
+    config = StoreConfig(
+        namespace=namespace,
+        session_cap=5,
+        user_cap=8,
+        max_velocity=1e9,
+        max_repetition=10**9,
+        timeout=5.0,
+    )
     store = Store(redis_server.url, config)
     yield store
     await store.close()

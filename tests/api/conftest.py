@@ -66,7 +66,8 @@ def data_dir(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(data_dir: Path, redis_server: EmbeddedRedis, namespace: str) -> Settings:
     # The store's limit is for production; a test machine may be busy.
-    return Settings(data_dir, redis_server.url, store=StoreConfig(namespace, timeout=5.0))
+    config = StoreConfig(namespace, max_velocity=1e9, max_repetition=10**9, timeout=5.0)
+    return Settings(data_dir, redis_server.url, store=config)
 
 
 @pytest.fixture
