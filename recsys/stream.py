@@ -144,8 +144,9 @@ class Stream:
                 if partition.entries:
                     self._write(number, partition)
             self._look_what_to_fill()
-            while sum(self._fill(partition) for partition in self._partitions.values()):
-                pass
+            while any(partition.filling for partition in self._partitions.values()):
+                for partition in self._partitions.values():
+                    self._fill(partition)
             written = self.lake.held
             self.close()
             others = [
@@ -315,7 +316,7 @@ class Stream:
     def _fill(self, partition: _Partition) -> int:
         """Fill in for a while; returns how many chunks were."""
         until, filled = time.monotonic() + FILL_FOR, 0
-        while partition.filling and time.monotonic() < until:
+        while partition.filling:
             chunk = next(partition.filling, None)
             if chunk is None:
                 partition.filling = None
@@ -323,6 +324,8 @@ class Stream:
             arguments = fill_arguments(chunk, self.config)
             self._script(keys=[prefix(self.config)], args=["fill", *arguments])
             filled += 1
+            if time.monotonic() >= until:
+                break
         return filled
 
     def _forget(self) -> None:

@@ -4,9 +4,14 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from recsys.embedded import EmbeddedRedis
 from recsys.store import Store, StoreConfig
+
+# A busy machine is slow, which is no flaw.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
