@@ -39,6 +39,7 @@ FILE = "rsc15-100k-clicks.parquet"
 AT = 20
 HOUR, DAY = 3600.0, 86400.0
 SMOOTH = 6  # hours that the thick lines of the plot are the mean of
+FEWEST = 10  # requests in these, to draw the line at all
 console = Console(stderr=True, width=110)
 
 
@@ -122,7 +123,8 @@ def _replayed(
             continue
         while coming and coming.since <= now:
             serving = coming
-            steps.append(serving)
+            # Without the bundle: hundreds of them would fill the memory.
+            steps.append(dataclasses.replace(serving, bundle=first.bundle))
             coming = next(waiting, None)
         answer = recommend(serving.bundle, moment.session(serving.bundle.config), Request(AT))
         target = sample.upcoming[0]
@@ -236,7 +238,8 @@ def _line(axes: Axes, counts: np.ndarray, colour: str, name: str) -> None:
     axes.plot(days[some], counts[some, 1] / counts[some, 0], ".", color=colour, ms=3, alpha=0.35)
     window = np.ones(SMOOTH)
     asked, hits = (np.convolve(column, window, "same") for column in counts.T)
-    axes.plot(days, hits / np.maximum(asked, 1), color=colour, lw=1.8, label=name)
+    mean = np.where(asked >= FEWEST, hits / np.maximum(asked, 1), np.nan)
+    axes.plot(days, mean, color=colour, lw=1.8, label=name)
 
 
 if __name__ == "__main__":
