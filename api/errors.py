@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from api import telemetry
 from recsys.config import nearest
 from recsys.store import StoreRefusal, StoreUnavailable
 
@@ -66,6 +67,12 @@ def store_unavailable(error: StoreUnavailable, remedy: str = AGAIN) -> Problem:
         f"the store of live data is unavailable ({reason}): {remedy}",
         headers={"Retry-After": "1"},
     )
+
+
+def store_failed(error: StoreUnavailable, remedy: str = AGAIN) -> Problem:
+    """The same, counted in the metrics."""
+    telemetry.store_errors.inc()
+    return store_unavailable(error, remedy)
 
 
 def field_errors(error: ValidationError, known: Sequence[str]) -> list[tuple[str, str]]:

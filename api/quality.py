@@ -36,7 +36,7 @@ from recsys.recommend import Request, placement_of, recommend
 from recsys.registry import Registry, Succession
 from recsys.session import event_weight
 from recsys.shelf import Shelf
-from recsys.store import Appended, Live, Store, StoreUnavailable
+from recsys.store import Appended, Live, Store, StoreUnavailable, place_of
 
 logger = logging.getLogger("recsys.api")
 
@@ -178,7 +178,7 @@ class Quality:
         self, event: Event, judged: list[Judged], probation: Probation | None
     ) -> Question | None:
         mirrors = [side.mirror for side in judged if side.mirror]
-        place = min((mirror.place for mirror in mirrors), key=_order, default="")
+        place = min((mirror.place for mirror in mirrors), key=place_of, default="")
         try:
             live = await self.store.read(event.session_id, None, place, FOLLOWED)
         except StoreUnavailable:
@@ -303,11 +303,6 @@ def _follows(event: Event, live: Live, bundle: Bundle) -> bool:
         telemetry.unscored.labels("late").inc()
         return False
     return True
-
-
-def _order(place: str) -> tuple[int, ...]:
-    """Places in a stream of Redis, in order."""
-    return tuple(map(int, place.split("-")))
 
 
 def _digest(user: str | None, session: str) -> str:

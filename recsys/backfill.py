@@ -24,7 +24,7 @@ from recsys.config import Aggregate, EventsConfig
 from recsys.events import ACCEPTED, Event
 from recsys.lake import SCHEMA, Place
 from recsys.quarantine import left_out
-from recsys.store import Chunk
+from recsys.store import Chunk, place_of
 
 logger = logging.getLogger("recsys.backfill")
 
@@ -53,10 +53,8 @@ def wanted(reply: Sequence[bytes]) -> dict[int, list[Wanted]]:
     found: dict[int, list[Wanted]] = {}
     for at in range(1, len(reply), 4):
         id_, partition, after, done = reply[at : at + 4]
-        milliseconds, number = after.split(b"-")
-        place = (int(milliseconds), int(number))
         found.setdefault(int(partition), []).append(
-            Wanted(definitions[id_.decode()], place, int(done))
+            Wanted(definitions[id_.decode()], place_of(after), int(done))
         )
     return found
 
@@ -77,13 +75,12 @@ def _of(
     frame: pl.DataFrame, one: Wanted, out: set[str], source: str, ttl: float, anew: bool
 ) -> Iterator[Chunk]:
     aggregate = defined(one.definition)
-    accepted = pl.struct(ACCEPTED, "accepted_number")
     before = frame.filter(
         pl.col(ACCEPTED).is_null()
         | (pl.col(ACCEPTED) < one.after[0])
         | ((pl.col(ACCEPTED) == one.after[0]) & (pl.col("accepted_number") <= one.after[1])),
         pl.col("timestamp") > one.definition.get("since", NEVER),
-    ).sort(accepted, maintain_order=True)
+    )
     counted = before.filter(pl.col("type").is_in([*aggregate.types, *aggregate.of]))
     if aggregate.key in ("item", "pair"):
         counted = counted.filter(~pl.col("session_id").is_in(list(out)))
@@ -97,7 +94,7 @@ def _of(
         *(([], events[at : at + EVENTS]) for at in range(0, len(events), EVENTS)),
     ]
     parts = parts or [([], [])]
-    moment = float(before["timestamp"].max()) if len(before) else NEVER  # type: ignore[arg-type]
+    moment = float(before["timestamp"].max()) if len(before) else NEVER  # type: ignore[arg-type]  # not empty
     for number, (some_rows, some_events) in list(enumerate(parts))[one.done :]:
         last = number + 1 == len(parts)
         told = last and anew and len(before) > 0
@@ -121,7 +118,7 @@ def _least(one: Wanted) -> float:
 
 
 def _events(folder: Path, partition: int, least: float) -> pl.DataFrame:
-    """The events of a partition's files from the hour of a moment on."""
+    """The events of a partition's files from the hour of a moment on, as they were accepted."""
     columns = {name: SCHEMA[name] for name in (*COLUMNS, ACCEPTED, "accepted_number")}
     parts = [pl.DataFrame(schema=columns)]
     for path in sorted(folder.glob(f"*/??-{partition}-*.parquet")):
@@ -134,7 +131,8 @@ def _events(folder: Path, partition: int, least: float) -> pl.DataFrame:
                 parts.append(scan.select(name for name in columns if name in there).collect())
         except (OSError, pl.exceptions.PolarsError) as error:
             logger.error("%s cannot be read, aggregates are filled in without it: %s", path, error)
-    return pl.concat(parts, how="diagonal")
+    frame = pl.concat(parts, how="diagonal")
+    return frame.sort(pl.struct(ACCEPTED, "accepted_number"), maintain_order=True)
 
 
 def _ends(path: Path) -> float:

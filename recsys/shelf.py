@@ -11,7 +11,7 @@ from recsys.catalog import Catalog, Mask
 from recsys.filters import Boost, Filter, Masks
 from recsys.interactions import IdMap
 from recsys.items import decode
-from recsys.store import ItemChanges, Store
+from recsys.store import ItemChanges, Store, place_of
 
 FOLLOWED = 100  # changes taken at a time: a few milliseconds of work
 NOWHERE = "0-0"  # the place in a stream that holds nothing yet
@@ -34,11 +34,11 @@ class Shelf:
         """Take over what changed; False where there may be more, see :meth:`catch_up`."""
         if not changes:
             return self.place == NOWHERE
-        here = _number(self.place)
-        if _number(changes[0][0].decode()) > here:
+        here = place_of(self.place)
+        if place_of(changes[0][0]) > here:
             return False  # the place where this one stands is gone
         for place, fields in changes[1:]:
-            if _number(place.decode()) > here:
+            if place_of(place) > here:
                 self._put(fields[1].decode(), fields[3])
                 self.place = place.decode()
         return len(changes) <= FOLLOWED
@@ -96,9 +96,3 @@ def _filled(pairs: Iterable[tuple[bytes, bytes]], place: str) -> Shelf:
     for field in COLUMNS:
         catalog.column(field)
     return shelf
-
-
-def _number(place: str) -> tuple[int, int]:
-    """A place in a stream, as it sorts."""
-    milliseconds, number = place.split("-")
-    return int(milliseconds), int(number)

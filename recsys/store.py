@@ -575,6 +575,12 @@ def partition_of(session_id: str, config: StoreConfig) -> int:
     return zlib.crc32(session_id.encode()) % config.log_partitions
 
 
+def place_of(text: str | bytes) -> tuple[int, int]:
+    """A place in a stream of Redis, as it sorts: milliseconds, and which one in these."""
+    milliseconds, number = (text if isinstance(text, bytes) else text.encode()).split(b"-")
+    return int(milliseconds), int(number)
+
+
 def prefix(config: StoreConfig) -> str:
     """What every key begins with."""
     return f"{{{config.namespace}}}:"

@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from recsys import backfill
 from recsys.events import decode
-from recsys.lake import Entry, Lake, Place
+from recsys.lake import Entry, Lake
 from recsys.quarantine import Mark
 from recsys.store import (
     MOST_PARTITIONS,
@@ -34,6 +34,7 @@ from recsys.store import (
     check_url,
     fill_arguments,
     log_key,
+    place_of,
     prefix,
 )
 
@@ -140,9 +141,6 @@ class Stream:
         try:
             while self.turn(balance=False):
                 pass
-            for number, partition in self._partitions.items():
-                if partition.entries:
-                    self._write(number, partition)
             self._look_what_to_fill()
             while any(partition.filling for partition in self._partitions.values()):
                 for partition in self._partitions.values():
@@ -337,13 +335,12 @@ class Stream:
 
 def _after(place: str) -> str:
     """The place that comes next."""
-    milliseconds, number = place.split("-")
-    return f"{milliseconds}-{int(number) + 1}"
+    milliseconds, number = place_of(place)
+    return f"{milliseconds}-{number + 1}"
 
 
 def _entry(text: bytes, fields: dict[bytes, bytes]) -> Entry | Mark:
-    milliseconds, number = text.split(b"-")
-    place: Place = (int(milliseconds), int(number))
+    place = place_of(text)
     if b"q" in fields:
         velocity, repetition = float(fields[b"velocity"]), int(fields[b"repetition"])
         return Mark(place, fields[b"q"].decode(), velocity=velocity, repetition=repetition)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import orjson
 import polars as pl
+from aggregate_parity import rsc15
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -67,18 +68,12 @@ class Outcome:
     inside_counted: float
 
 
-def rsc15(folder: Path, days: float) -> pl.DataFrame:
+def last_days(folder: Path, days: float) -> pl.DataFrame:
     """The last days of the log, as columns of a log."""
-    frame = pl.read_parquet(folder / "rsc15-100k-clicks.parquet").select(
-        session_id=pl.col("session").cast(pl.String),
-        user_id=pl.lit(None, pl.String),
-        item_id=pl.col("item").cast(pl.String),
-        type=pl.lit("view"),
-        timestamp=pl.col("timestamp").cast(pl.Float64),
-        value=pl.lit(None, pl.Float64),
-    )
-    return frame.sort("timestamp").filter(
-        pl.col("timestamp") > pl.col("timestamp").max() - days * DAY
+    return (
+        rsc15(folder)
+        .sort("timestamp")
+        .filter(pl.col("timestamp") > pl.col("timestamp").max() - days * DAY)
     )
 
 
@@ -170,8 +165,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", action="store_true", help="last line of stdout: one JSON object")
     asked = parser.parse_args()
-    frame = rsc15(asked.data, asked.days)
-    last: float = frame["timestamp"].max()  # type: ignore[assignment]
+    frame = last_days(asked.data, asked.days)
+    last: float = frame["timestamp"].max()  # type: ignore[assignment]  # not empty
     begin = last - DAY
     looks = [float(look) for look in np.arange(begin + EVERY, last + 1, EVERY)]
     fold = LogFold(frame, COUNTED, CONFIG.events)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from api import telemetry
 from api.body import read_object
 from api.engine import engine_of
-from api.errors import field_errors, invalid, store_unavailable
+from api.errors import field_errors, invalid, store_failed
 from api.openapi import answers, body_of
 from api.schemas import MAX_EVENTS, EventIn, EventsIn, EventsOut
 from recsys.config import nearest
@@ -63,8 +63,7 @@ async def record_events(request: Request) -> Response:
         try:
             appended = await engine.quality.append(events, bundle, mirror, now)
         except StoreUnavailable as error:
-            telemetry.store_errors.inc()
-            raise store_unavailable(error) from error
+            raise store_failed(error) from error
     telemetry.events_recorded(appended, len(rejected))
     answer = {
         "accepted": appended.accepted,

@@ -7,11 +7,10 @@ import orjson
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import ValidationError
 
-from api import telemetry
 from api.body import read_list, read_object
 from api.catalogue import filter_of_query, shelf_for
 from api.engine import engine_of
-from api.errors import Problem, field_errors, invalid, store_unavailable
+from api.errors import Problem, field_errors, invalid, store_failed
 from api.openapi import answers, body_of, failures, query_of
 from api.routes.recommendations import listed
 from api.schemas import MAX_ITEMS, ItemIn, ItemOut, ItemsIn, ItemsOut, SimilarIn, SimilarOut
@@ -106,7 +105,7 @@ async def put_item(request: Request, item_id: ItemId) -> Response:
     except FieldError as error:
         raise invalid((error.field, error.message)) from error
     except StoreUnavailable as error:
-        raise _unavailable(error) from error
+        raise store_failed(error, AGAIN) from error
     return _shown(item_id, outcome)
 
 
@@ -116,7 +115,7 @@ async def get_item(request: Request, item_id: ItemId) -> Response:
     try:
         item = await engine_of(request).store.item(_checked(item_id))
     except StoreUnavailable as error:
-        raise _unavailable(error) from error
+        raise store_failed(error, AGAIN) from error
     if item is None:
         raise _unknown(item_id, "in the catalogue")
     return _shown(item_id, item)
@@ -131,7 +130,7 @@ async def delete_item(request: Request, item_id: ItemId) -> Response:
     try:
         await engine_of(request).store.delete_item(_checked(item_id))
     except StoreUnavailable as error:
-        raise _unavailable(error) from error
+        raise store_failed(error, AGAIN) from error
     return Response(status_code=204)
 
 
@@ -150,7 +149,7 @@ async def _changed(store: Store, entries: Sequence[Any]) -> list[Item | FieldErr
     try:
         made = iter(await store.put_items(changes))
     except StoreUnavailable as error:
-        raise _unavailable(error) from error
+        raise store_failed(error, AGAIN) from error
     return [next(made) if outcome is None else outcome for outcome in outcomes]
 
 
@@ -169,8 +168,3 @@ def _checked(item_id: str) -> str:
 def _unknown(item_id: str, where: str) -> Problem:
     shown = item_id if len(item_id) <= 80 else item_id[:80] + "…"
     return Problem(404, "unknown-item", f"item {shown!r} is not {where}")
-
-
-def _unavailable(error: StoreUnavailable) -> Problem:
-    telemetry.store_errors.inc()
-    return store_unavailable(error, AGAIN)

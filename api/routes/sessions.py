@@ -6,10 +6,9 @@ import orjson
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import ValidationError
 
-from api import telemetry
 from api.body import read_object
 from api.engine import engine_of
-from api.errors import Problem, field_errors, invalid, store_unavailable
+from api.errors import Problem, field_errors, invalid, store_failed
 from api.openapi import answers, body_of, failures
 from api.schemas import IdentifyIn, IdentifyOut, SessionOut
 from recsys.events import MAX_ID_LENGTH
@@ -26,7 +25,7 @@ async def get_session(request: Request, session_id: SessionId) -> Response:
     try:
         live = await engine_of(request).store.read(_checked(session_id), None)
     except StoreUnavailable as error:
-        raise _unavailable(error) from error
+        raise store_failed(error) from error
     if live.version == 0 and live.user_id is None:
         raise Problem(404, "unknown-session", f"session {session_id!r} is not known or has expired")
     answer = {
@@ -48,7 +47,7 @@ async def delete_session(request: Request, session_id: SessionId) -> Response:
     try:
         await engine_of(request).store.forget(_checked(session_id))
     except StoreUnavailable as error:
-        raise _unavailable(error) from error
+        raise store_failed(error) from error
     return Response(status_code=204)
 
 
@@ -68,7 +67,7 @@ async def identify_session(request: Request, session_id: SessionId) -> Response:
     try:
         joined, version = await engine.store.identify(_checked(session_id), user_id)
     except StoreUnavailable as error:
-        raise _unavailable(error) from error
+        raise store_failed(error) from error
     answer = {"session_id": session_id, "user_id": user_id, "version": version, "joined": joined}
     return Response(orjson.dumps(answer), media_type="application/json")
 
@@ -77,8 +76,3 @@ def _checked(session_id: str) -> str:
     if not 1 <= len(session_id) <= MAX_ID_LENGTH:
         raise invalid(("session_id", f"must have 1 to {MAX_ID_LENGTH} characters"))
     return session_id
-
-
-def _unavailable(error: StoreUnavailable) -> Problem:
-    telemetry.store_errors.inc()
-    return store_unavailable(error)

@@ -8,10 +8,9 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
-from api import telemetry
 from api.catalogue import described, filter_of_query, shelf_for
 from api.engine import engine_of
-from api.errors import store_unavailable
+from api.errors import store_failed
 from api.openapi import answers, query_of
 from api.routes.items import list_wanted
 from api.schemas import SimilarIn, SimilarOut
@@ -38,8 +37,7 @@ async def trending(request: Request) -> Response:
     await engine.keep_up()
     bundle, mirror = engine.active_bundle(), engine.mirror  # after it: another may serve by now
     if mirror is None:
-        telemetry.store_errors.inc()
-        raise store_unavailable(StoreUnavailable("aggregates could not be read yet"))
+        raise store_failed(StoreUnavailable("aggregates could not be read yet"))
     shelf, degraded = await shelf_for(engine, condition)
     state = mirror.state
     names = state.names["item"]
