@@ -20,12 +20,13 @@ from recsys.embedded import EmbeddedRedis, end_with_parent
 from recsys.events import InputError
 from recsys.lake import Lake
 from recsys.store import StoreConfig, StoreUnavailable, redacted
-from recsys.stream import Stream
+from recsys.stream import NewerLogError, Stream
 
 EVENTS = "events"  # the folder of the lake in the data directory
 TOLD_EVERY = 10.0  # seconds between lines on standard error
 
 console = Console(stderr=True)
+logger = logging.getLogger("recsys.stream")
 
 
 def stream(
@@ -43,7 +44,7 @@ def stream(
     in a file. once: write what there is and return. as_json: at the end, print one JSON object.
     schedule: when the active bundle is refitted or trained anew from the files, meanwhile.
     Raises InputError, StoreUrlError, EmbeddedError, OSError, RuntimeError where Redis does not
-    answer at once.
+    answer at once, and NewerLogError.
     """
     if not every > 0:
         raise InputError(f"--every: must be above 0 seconds, got {every:g}")
@@ -88,7 +89,10 @@ def follow(
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     folder = data_dir / EVENTS
     with stopping(signal.SIGTERM) as stop, _upkeep(data_dir, folder, schedule) as upkeep:
-        Stream(url, Lake(folder), config).run(stop, upkeep)
+        try:
+            Stream(url, Lake(folder), config).run(stop, upkeep)
+        except NewerLogError as error:
+            logger.error("%s", error)  # tried again by who started this
 
 
 @contextlib.contextmanager

@@ -49,6 +49,9 @@ ALIVE = 10.0  # seconds after which a reader that said nothing is thought gone
 TIMEOUT = 5.0  # seconds for one call of Redis
 FILL_FOR = 0.2  # seconds of filling in between two looks at the log
 
+# Of an entry of the log; see store.lua.
+ENTRY_FIELDS = frozenset({b"e", b"u", b"t", b"q", b"velocity", b"repetition", b"r"})
+
 # KEYS: streams. Returns how many there are up to the last one that exists.
 EXISTING = """
 for at = #KEYS, 1, -1 do
@@ -65,6 +68,16 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[3])
 end
 """
+
+
+class NewerLogError(RuntimeError):
+    """A newer version wrote into the live log what this one does not know."""
+
+    def __init__(self, place: bytes, what: str) -> None:
+        super().__init__(
+            f"entry {place.decode()} of the live log was written by a newer version ({what}): "
+            "update this reader; what it cannot read stays in the log"
+        )
 
 
 @dataclass
@@ -108,12 +121,16 @@ class Stream:
     def run(self, stop: threading.Event, told: Callable[["Stream"], None] | None = None) -> None:
         """Read and write until told to stop; then write what was read. Redis may come and go.
 
-        told: called after each turn.
+        told: called after each turn. Raises NewerLogError, once what was read before is written and
+        the partitions are left to readers that know more.
         """
         failing = False
         while not stop.is_set():
             try:
                 read = self.turn()
+            except NewerLogError:
+                self._close()
+                raise
             except (RedisError, OSError) as error:
                 if not failing:
                     logger.error("the live log is not read: %s; trying again", error)
@@ -128,6 +145,9 @@ class Stream:
                 told(self)
             if not read:
                 stop.wait(PAUSE if self._partitions else RETRY)
+        self._close()
+
+    def _close(self) -> None:
         try:
             self.close()
         except (RedisError, OSError) as error:
@@ -340,7 +360,10 @@ def _after(place: str) -> str:
 
 
 def _entry(text: bytes, fields: dict[bytes, bytes]) -> Entry | Mark:
+    """Raises NewerLogError."""
     place = place_of(text)
+    if beyond := fields.keys() - ENTRY_FIELDS:
+        raise NewerLogError(text, ", ".join(sorted(name.decode() for name in beyond)))
     if b"q" in fields:
         velocity, repetition = float(fields[b"velocity"]), int(fields[b"repetition"])
         return Mark(place, fields[b"q"].decode(), velocity=velocity, repetition=repetition)
@@ -348,4 +371,8 @@ def _entry(text: bytes, fields: dict[bytes, bytes]) -> Entry | Mark:
         return Mark(place, fields[b"r"].decode(), released=True)
     user = fields.get(b"u", b"").decode() or None
     terms = orjson.loads(fields.get(b"t", b"{}"))
-    return Entry(place, decode(fields[b"e"]), user, terms)
+    try:
+        event = decode(fields[b"e"])
+    except TypeError as error:
+        raise NewerLogError(text, str(error)) from error
+    return Entry(place, event, user, terms)

@@ -1,9 +1,10 @@
 """Events on the wire."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.events import Event, decode, encode
+from recsys.events import Event, decode, decode_known, encode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 OPTIONAL = st.none() | TEXT
@@ -33,3 +34,12 @@ def test_encode_leaves_empty_fields_out() -> None:
     assert encode(Event("view", "s", timestamp=1.0)) == (
         b'{"type":"view","session_id":"s","timestamp":1.0}'
     )
+
+
+def test_fields_of_a_newer_version_are_left_out() -> None:
+    """Of a visitor's events what is understood counts; the others are as they were."""
+    plain = Event("view", "s", "i", timestamp=1.0)
+    newer = encode(plain)[:-1] + b',"currency":"EUR"}'
+    assert decode_known([encode(plain), newer]) == [plain, plain]
+    with pytest.raises(TypeError, match="currency"):
+        decode(newer)

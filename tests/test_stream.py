@@ -15,10 +15,10 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import OutOfMemoryError
 
 from recsys.embedded import EmbeddedRedis
-from recsys.events import Event, encode
+from recsys.events import Event, decode_known, encode
 from recsys.lake import Lake
 from recsys.store import Lag, Store, StoreConfig, StoreUnavailable, log_key, partition_of
-from recsys.stream import GROUP, Stream
+from recsys.stream import ENTRY_FIELDS, GROUP, NewerLogError, Stream
 
 pytestmark = pytest.mark.anyio
 
@@ -273,6 +273,40 @@ async def test_draining_beside_another_says_so(store: Store, reader: Any, tmp_pa
         reader().drain()
     busy.drain()
     assert sorted(held(tmp_path)) == ids(0, 60)
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"e": encode(clicks(2, 3)[0]), "consent": "1"}, "consent"),
+        ({"e": encode(clicks(2, 3)[0])[:-1] + b',"currency":"EUR"}'}, "currency"),
+    ],
+)
+async def test_what_a_newer_version_wrote_is_left_to_it(
+    store: Store,
+    reader: Any,
+    tmp_path: Path,
+    redis_server: EmbeddedRedis,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[Any, Any],
+    what: str,
+) -> None:
+    """The older reader says so and goes; what came before is in files, the rest in the log."""
+    await store.append(clicks(0, 2, sessions=1))
+    old = reader()
+    while old.turn():
+        pass
+    redis = Redis.from_url(redis_server.url)
+    redis.xadd(log_key(store.config, partition_of("s0", store.config)), fields)
+    with pytest.raises(NewerLogError, match=rf"newer version \(.*{what}.*update this reader"):
+        old.run(threading.Event())
+    assert old.lake.held == []
+    assert held(tmp_path) == ["e0", "e1"]
+    assert (await store.lag()).events == 1
+    monkeypatch.setattr("recsys.stream.ENTRY_FIELDS", ENTRY_FIELDS | {b"consent"})
+    monkeypatch.setattr("recsys.stream.decode", lambda payload: decode_known([payload])[0])
+    reader().drain()
+    assert held(tmp_path) == ["e0", "e1", "e2"]
 
 
 async def test_events_cut_from_the_log_are_told_of(
