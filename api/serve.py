@@ -77,7 +77,7 @@ def serve(
     if redis_url and schedule:
         raise ServeError(
             "with --redis-url the live log is read by `recsys stream`: give --refit, "
-            "--refit-events and --retrain to that"
+            "--refit-events, --refit-drift and --retrain to that"
         )
     if workers < 1:
         raise ServeError(f"workers: at least 1 is needed, got {workers}")

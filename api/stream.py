@@ -50,8 +50,8 @@ def stream(
         raise InputError(f"--every: must be above 0 seconds, got {every:g}")
     if once and schedule:
         raise InputError(
-            "--once ends at once: leave --refit, --refit-events and --retrain out, and run "
-            "`recsys train --refit` on the files"
+            "--once ends at once: leave --refit, --refit-events, --refit-drift and --retrain out, "
+            "and run `recsys train --refit` on the files"
         )
     config = from_environment(os.environ).store
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

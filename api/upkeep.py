@@ -5,6 +5,7 @@ priority: files are written on meanwhile. It ends with the reader, at whatever p
 published by a rename or not at all.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.markup import escape
 
+from recsys.drift import Drift
 from recsys.durations import seconds_of
 from recsys.embedded import LAUNCHER
 from recsys.events import InputError
@@ -26,6 +29,7 @@ from recsys.stream import Stream
 
 NICE = 10  # of the process that trains
 KEPT = 5  # of the newest bundles; older refits are removed
+DRIFT_EVERY = 5.0  # seconds between two looks at the live hits
 STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 TOLD_LINES = 3  # of what a training that failed said last
 
@@ -37,29 +41,32 @@ class Schedule:
     """What makes a bundle due; whatever comes first. Nothing is while nothing new was written.
 
     refit, retrain: seconds since the last refit, and the last full training. events: written since
-    the last refit. None: that makes nothing due.
+    the last refit. None: that makes nothing due. drift: a fall of the live hits does, see
+    `recsys.drift`.
     """
 
     refit: float | None = None
     events: int | None = None
     retrain: float | None = None
+    drift: bool = False
 
     @classmethod
-    def of(cls, refit: str | None, events: int | None, retrain: str | None) -> "Schedule | None":
+    def of(
+        cls, refit: str | None, events: int | None, retrain: str | None, drift: bool
+    ) -> "Schedule | None":
         """From the words of the command line, None where there are none. Raises InputError."""
         if events is not None and events < 1:
             raise InputError(f"--refit-events: must be at least 1, got {events}")
-        if not (refit or events or retrain):
+        if not (refit or events or retrain or drift):
             return None
-        return cls(_seconds("--refit", refit), events, _seconds("--retrain", retrain))
+        return cls(_seconds("--refit", refit), events, _seconds("--retrain", retrain), drift)
 
     def due(
-        self, written: int, since_refit: float, since_training: float
+        self, written: int, since_refit: float, since_training: float, fallen: str | None = None
     ) -> tuple[str, str] | None:
         """``train`` or ``refit``, and why; None where nothing is due.
 
-        written: events since the last refit; the rest in seconds. What else is to start one, such
-        as a drop of measured quality, is a line here.
+        written: events since the last refit; the next two in seconds. fallen: what `Drift` says.
         """
         if not written:
             return None
@@ -67,6 +74,8 @@ class Schedule:
             return "train", "the last full training is due again"
         if self.events is not None and written >= self.events:
             return "refit", f"{written:,} new events"
+        if self.drift and fallen:
+            return "refit", fallen
         if self.refit is not None and since_refit >= self.refit:
             return "refit", f"{since_refit:.0f} s since the last, {written:,} new events"
         return None
@@ -95,6 +104,7 @@ class Upkeep:
         self.registry = Registry(data_dir / "bundles")
         self._trained = _last_training(self.registry)
         self._refitted, self._known = time.time(), 0
+        self._drift, self._looked = Drift(), -math.inf
         self._run: _Run | None = None
 
     def __call__(self, reader: Stream) -> None:
@@ -106,7 +116,8 @@ class Upkeep:
             return
         now = time.time()
         new = reader.written - self._known
-        found = self.schedule.due(new, now - self._refitted, now - self._trained)
+        fallen = self._fallen(reader) if self.schedule.drift else None
+        found = self.schedule.due(new, now - self._refitted, now - self._trained, fallen)
         if found:
             what, why = found
             if what == "train":
@@ -133,6 +144,17 @@ class Upkeep:
                 self._run.process.wait()
             self._run.said()
             self._run = None
+
+    def _fallen(self, reader: Stream) -> str | None:
+        """Looked at now and then: whether the hits of the active bundle have fallen."""
+        if time.monotonic() < self._looked + DRIFT_EVERY:
+            return None
+        self._looked = time.monotonic()
+        try:
+            version = self.registry.active()
+            return self._drift.look(version, *reader.quality(version)) if version else None
+        except (RedisError, OSError):  # the reader will say so
+            return None
 
     def _start(self, what: str) -> _Run:
         words = ["train", str(self.events), "--data-dir", str(self.data_dir), "--gate", "--json"]

@@ -245,7 +245,7 @@ def stream(arguments: argparse.Namespace) -> int:
         every=arguments.every,
         once=arguments.once,
         as_json=arguments.json,
-        schedule=Schedule.of(arguments.refit, arguments.refit_events, arguments.retrain),
+        schedule=Schedule.of(**_schedule(arguments)),
     )
 
 
@@ -274,7 +274,7 @@ def serve(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         redis_url=arguments.redis_url or os.environ.get("RECSYS_REDIS_URL"),
         as_json=arguments.json,
-        schedule=Schedule.of(arguments.refit, arguments.refit_events, arguments.retrain),
+        schedule=Schedule.of(**_schedule(arguments)),
     )
 
 
@@ -432,6 +432,16 @@ def _add_data_dir(sub: argparse.ArgumentParser, default: Path = Path("data")) ->
     sub.add_argument("--data-dir", type=Path, default=default, help="bundles and live data")
 
 
+def _schedule(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `api.upkeep.Schedule.of` takes."""
+    return {
+        "refit": arguments.refit,
+        "events": arguments.refit_events,
+        "retrain": arguments.retrain,
+        "drift": arguments.refit_drift,
+    }
+
+
 def _add_schedule(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--refit",
@@ -441,6 +451,11 @@ def _add_schedule(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--refit-events", type=int, metavar="N", help="refit it after so many new events"
+    )
+    sub.add_argument(
+        "--refit-drift",
+        action="store_true",
+        help="refit it when visitors' events are in its lists less often than before",
     )
     sub.add_argument(
         "--retrain", metavar="PERIOD", help="train a bundle anew, in full, so often (1d)"

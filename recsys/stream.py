@@ -187,6 +187,11 @@ class Stream:
         except RedisError as error:
             raise StoreUnavailable(str(error)) from error
 
+    def quality(self, version: str) -> tuple[int, int]:
+        """Of a bundle, how many events its lists were scored by, and hits. Raises RedisError."""
+        scored, hits = self._script(keys=[prefix(self.config)], args=["quality", version])
+        return scored, hits
+
     def turn(self, balance: bool = True) -> int:
         """Read what has come, write what is due; returns how many entries came.
 

@@ -41,18 +41,22 @@ def test_what_is_due_and_why() -> None:
     assert schedule.due(500, 1.0, 0.0) == ("refit", "500 new events")
     assert schedule.due(500, 600.0, 86400.0) == ("train", "the last full training is due again")
     assert Schedule(events=500).due(499, 9e9, 9e9) is None
+    assert Schedule(drift=True).due(1, 9e9, 9e9) is None
+    assert Schedule(drift=True).due(1, 0.0, 0.0, "they fell") == ("refit", "they fell")
+    assert Schedule(events=500).due(1, 0.0, 0.0, "they fell") is None
 
 
 def test_a_schedule_in_words(tmp_path: Path) -> None:
     """Periods as people write them; what is none is explained, and so is --once."""
-    assert Schedule.of(None, None, None) is None
-    assert Schedule.of("10m", 500, "1d") == Schedule(600.0, 500, 86400.0)
+    assert Schedule.of(None, None, None, False) is None
+    assert Schedule.of(None, None, None, True) == Schedule(drift=True)
+    assert Schedule.of("10m", 500, "1d", False) == Schedule(600.0, 500, 86400.0)
     with pytest.raises(InputError, match="--refit: 'often' is not a duration such as 10m"):
-        Schedule.of("often", None, None)
+        Schedule.of("often", None, None, False)
     with pytest.raises(InputError, match="--retrain: '0d' is not a duration"):
-        Schedule.of(None, None, "0d")
+        Schedule.of(None, None, "0d", False)
     with pytest.raises(InputError, match="--refit-events: must be at least 1, got 0"):
-        Schedule.of(None, 0, None)
+        Schedule.of(None, 0, None, False)
     with pytest.raises(InputError, match="--once ends at once"):
         stream(tmp_path, once=True, schedule=Schedule(events=1))
     with pytest.raises(
@@ -106,6 +110,38 @@ async def test_new_events_bring_a_new_bundle(
     newer = registry.load(version)
     assert newer.facts.line == [active.version]
     assert newer.cutoff == frame["timestamp"][-1]
+
+
+@pytest.mark.anyio
+async def test_a_fall_of_the_live_hits_starts_a_refit(
+    store: Store,
+    redis_server: EmbeddedRedis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As the workers count them in the store, of the bundle that is active."""
+    monkeypatch.setattr("recsys.drift.WINDOW", 100)
+    monkeypatch.setattr("recsys.drift.STEP", 10)
+    monkeypatch.setattr("api.upkeep.DRIFT_EVERY", 0.0)
+    active = train(walks(60), small_config())
+    Registry(tmp_path / "bundles").publish(active)
+    (tmp_path / "events").mkdir()
+    reader = Stream(redis_server.url, Lake(tmp_path / "events"), store.config)
+    reader.written = 1
+
+    async def score(count: int, every: int) -> None:
+        for k in range(count):
+            await store.score({active.version: k % every == 0, "other": True})
+            upkeep(reader)
+
+    upkeep = Upkeep(tmp_path, tmp_path / "events", Schedule(drift=True))
+    with contextlib.closing(upkeep):
+        await score(400, 2)
+        assert not upkeep.busy
+        await score(120, 9)
+        assert upkeep.busy
+    assert "refit: live hits have fallen to 0." in capsys.readouterr().err
 
 
 def test_it_ends_with_the_reader_and_publishes_nothing(
