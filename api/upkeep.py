@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
-from redis.exceptions import RedisError
 from rich.console import Console
 from rich.markup import escape
 
@@ -25,6 +24,7 @@ from recsys.durations import seconds_of
 from recsys.embedded import LAUNCHER
 from recsys.events import InputError
 from recsys.registry import Registry, RegistryError
+from recsys.store import StoreUnavailable
 from recsys.stream import Stream
 
 NICE = 10  # of the process that trains
@@ -153,7 +153,7 @@ class Upkeep:
         try:
             version = self.registry.active()
             return self._drift.look(version, *reader.quality(version)) if version else None
-        except (RedisError, OSError):  # the reader will say so
+        except (StoreUnavailable, OSError):  # the reader will say so
             return None
 
     def _start(self, what: str) -> _Run:

@@ -188,9 +188,12 @@ class Stream:
             raise StoreUnavailable(str(error)) from error
 
     def quality(self, version: str) -> tuple[int, int]:
-        """Of a bundle, how many events its lists were scored by, and hits. Raises RedisError."""
-        scored, hits = self._script(keys=[prefix(self.config)], args=["quality", version])
-        return scored, hits
+        """A bundle's events that were scored, and hits among them. Raises StoreUnavailable."""
+        try:
+            found: Any = self._script(keys=[prefix(self.config)], args=["quality", version])
+        except RedisError as error:
+            raise StoreUnavailable(str(error)) from error
+        return found[0], found[1]
 
     def turn(self, balance: bool = True) -> int:
         """Read what has come, write what is due; returns how many entries came.

@@ -22,7 +22,7 @@ ORDER = [
     "bundle",
     *("columns", "baskets", "retrieval", "features", "ranking", "blend", "rules", "selection"),
     "recommend",
-    *("probation", "embedded", "store", "mirror", "shelf"),
+    *("probation", "drift", "embedded", "store", "mirror", "shelf"),
     *("lake", "backfill", "stream", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),

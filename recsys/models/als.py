@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from implicit.cpu.als import AlternatingLeastSquares
 from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits
@@ -25,6 +24,8 @@ def fit(
 
     start: factors of most of the items, zero for the others; a few epochs then take in what is new.
     """
+    from implicit.cpu.als import AlternatingLeastSquares  # takes long, and what serves needs none
+
     # implicit runs its own threads; BLAS threads beside them only fight for the same cores.
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(

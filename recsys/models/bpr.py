@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from implicit.cpu.bpr import BayesianPersonalizedRanking
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -19,6 +18,8 @@ def fit(
     start: NDArray[np.float32] | None = None,  # noqa: ARG001  # it needs the visitors' vectors too
 ) -> NDArray[np.float32]:
     """Item factors, float32 [items, embedding_size]; reproducible with one thread."""
+    from implicit.cpu.bpr import BayesianPersonalizedRanking  # as in als.py
+
     model = BayesianPersonalizedRanking(
         factors=config.embedding_size,
         regularization=0.01,

@@ -5,14 +5,16 @@ LambdaMART: Burges, "From RankNet to LambdaRank to LambdaMART", MSR-TR-2010-82.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import lightgbm
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from recsys.config import RankerConfig
+
+if TYPE_CHECKING:
+    import lightgbm
 
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -78,7 +80,7 @@ def fit(
     return compiled(booster), dict(zip(names, shares.round(5).tolist(), strict=True))
 
 
-def compiled(booster: lightgbm.Booster) -> Forest:
+def compiled(booster: "lightgbm.Booster") -> Forest:
     """A LightGBM model as arrays, thresholds and leaves in its own double precision."""
     trees = [_flat(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
     splits = [split for tree, _ in trees for split in tree]
@@ -148,7 +150,9 @@ def _booster(
     seed: int,
     threads: int,
     tick: Callable[[], None],
-) -> lightgbm.Booster:
+) -> "lightgbm.Booster":
+    import lightgbm  # takes half a second, and what serves does without
+
     data = lightgbm.Dataset(table, labels, group=groups, feature_name=names)
     parameters = {
         "objective": "lambdarank",

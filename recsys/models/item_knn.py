@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from implicit.nearest_neighbours import all_pairs_knn
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -30,6 +29,8 @@ def fit(
     co(i, j): sum over the sessions with both of 1 / (their number of items) ** length_power, times
     exp(-age_decay * share of sessions after) where the rows are in order of time.
     """
+    from implicit.nearest_neighbours import all_pairs_knn  # as in als.py
+
     items = by_session.shape[1]
     lengths = np.maximum(np.asarray(by_session.sum(axis=1)).ravel(), 1.0)
     weights = lengths**-config.length_power
