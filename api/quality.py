@@ -72,7 +72,9 @@ class Judged:
         bundle, item = self.bundle, event.item_id
         session = session_of(live, bundle.config, self.mirror, event.session_id)
         allowed = shelf.allowed(bundle.items, None) if shelf else None
-        if item in recommend(bundle, session, replace(ASKED, allowed=allowed)).item_ids:
+        beyond = shelf.beyond() if shelf else None
+        asked = replace(ASKED, allowed=allowed, beyond=beyond)
+        if item in recommend(bundle, session, asked).item_ids:
             return True
         row = int(bundle.items.rows([item or ""])[0])
         if allowed is not None and row >= 0 and not allowed[row]:

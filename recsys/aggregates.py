@@ -20,7 +20,7 @@ day, and where nothing happens nothing fades.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,11 +163,14 @@ class Steps:
 @dataclass
 class Aligned:
     """Items by number beside the rows of a bundle. numbers: int32 [rows], -1 without events. rows:
-    int32 [numbers], -1 where the bundle does not know the item."""
+    int32 [numbers], -1 where the bundle does not know the item. others: int32 [numbers], the number
+    itself there, -1 elsewhere; unknown: of how many items."""
 
     items: IdMap
     numbers: Rows = field(init=False)
     rows: Rows = field(default_factory=lambda: np.zeros(0, np.int32))
+    others: Rows = field(default_factory=lambda: np.zeros(0, np.int32))
+    unknown: int = 0
     _taken: int = 0
 
     def __post_init__(self) -> None:
@@ -182,6 +185,10 @@ class Aligned:
         self.rows[self._taken : len(names)] = rows
         known = np.flatnonzero(rows >= 0)
         self.numbers[rows[known]] = (known + self._taken).astype(np.int32)
+        other = (np.flatnonzero(rows < 0) + self._taken).astype(np.int32)
+        self.others = longer(self.others, len(names), -1)
+        self.others[other] = other
+        self.unknown += len(other)
         self._taken = len(names)
 
 
@@ -217,6 +224,11 @@ class Aggregates:
             self.names[key].append(name)
         return number
 
+    def numbers_of(self, item_ids: Sequence[str]) -> Rows:
+        """The numbers of items, int32, -1 for those without events."""
+        known = self.numbers["item"]
+        return np.array([known.get(item, -1) for item in item_ids], np.int32)
+
     def aligned(self, items: IdMap) -> "Aligned":
         """The numbers of the items in a bundle's rows, for all items there are by now."""
         if self._aligned is None or self._aligned.items is not items:
@@ -235,10 +247,10 @@ class Aggregates:
         return self.steps[aggregate.name].to[rows], self.values(aggregate, rows)
 
     def steps_to(
-        self, aggregate: Aggregate, start: int, items: IdMap, rows: Rows
+        self, aggregate: Aggregate, start: int, row_of: Rows, rows: Rows
     ) -> tuple[Doubles, float]:
-        """Values of the steps from an item by number to rows of a bundle, ascending, float64; and
-        of all steps from it together."""
+        """Values of the steps from an item by number to rows, ascending, float64; and of all steps
+        from it together. row_of: int32 [numbers], which item is which row, -1 for none."""
         steps, table = self.steps[aggregate.name], self.tables[aggregate.name]
         return _steps_to(
             steps.head,
@@ -247,7 +259,7 @@ class Aggregates:
             table.first,
             table.second,
             start,
-            self.aligned(items).rows,
+            row_of,
             rows,
             self.moment,
             aggregate.span,
@@ -277,26 +289,47 @@ class Aggregates:
         return numbers[best], values[best]
 
     def shares_after(
-        self, aggregate: Aggregate, recent: Rows, decay: float, items: IdMap
+        self, aggregate: Aggregate, recent: Rows, decay: float, row_of: Rows
     ) -> tuple[Rows, NDArray[np.float32]]:
-        """What came after some items, newest first: rows of a bundle, ascending, and of each the
-        share of the steps from an item that led there, summed, older items less by ``decay``."""
-        steps, table, aligned = (
-            self.steps[aggregate.name],
-            self.tables[aggregate.name],
-            self.aligned(items),
-        )
+        """What came after some items by number, newest first: rows, ascending, and of each the
+        share of the steps from an item that led there, summed, older items less by ``decay``.
+
+        row_of: int32 [numbers], which item is which row, -1 for none.
+        """
+        steps, table = self.steps[aggregate.name], self.tables[aggregate.name]
         return _shares_after(
             steps.head,
             steps.next,
             steps.to,
             table.first,
             table.second,
-            aligned.numbers[recent],
-            aligned.rows,
+            recent,
+            row_of,
             self.moment,
             aggregate.span,
             decay,
+        )
+
+    def folded(
+        self, aggregate: Aggregate, numbers: Rows, row_of: Rows, vectors: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What came after each of some items by number as a unit vector, float32 [numbers, d]: the
+        mean of their vectors by the values of the steps; zero where there are none.
+
+        row_of: int32 [numbers], which item has which of the vectors, -1 for none.
+        """
+        steps, table = self.steps[aggregate.name], self.tables[aggregate.name]
+        return _folded(
+            steps.head,
+            steps.next,
+            steps.to,
+            table.first,
+            table.second,
+            numbers,
+            row_of,
+            vectors,
+            self.moment,
+            aggregate.span,
         )
 
     def own(self, session_id: str | None, user_id: str | None) -> dict[str, float]:
@@ -477,6 +510,40 @@ def _shares_after(
             found[last] = rows[k]
         shares[last] += np.float32(values[k])
     return found[: last + 1], shares[: last + 1]
+
+
+@njit(cache=True, nogil=True)
+def _folded(
+    head: Rows,
+    following: Rows,
+    to: Rows,
+    first: Doubles,
+    second: Doubles,
+    numbers: Rows,
+    row_of: Rows,
+    vectors: NDArray[np.float32],
+    moment: float,
+    span: float,
+) -> NDArray[np.float32]:
+    found = np.zeros((len(numbers), vectors.shape[1]), np.float32)
+    if len(vectors) == 0:
+        return found
+    total = np.zeros(vectors.shape[1])
+    for k in range(len(numbers)):
+        total[:] = 0
+        link = head[numbers[k]] if 0 <= numbers[k] < len(head) else -1
+        while link >= 0:
+            row = row_of[to[link]]
+            if row >= 0 and second[link, 0] > NEVER:
+                value = first[link, 0] * _worth(moment - second[link, 0], span)
+                for j in range(len(total)):
+                    total[j] += value * vectors[row, j]
+            link = following[link]
+        length = np.sqrt((total * total).sum())
+        if length > 0:
+            for j in range(len(total)):
+                found[k, j] = total[j] / length
+    return found
 
 
 @njit(cache=True, nogil=True)

@@ -78,13 +78,13 @@ def columns_of(
     columns = np.zeros((COLUMNS, len(rows)), np.float32)
     recent = sequence[:LOOK_BACK]
     keys, at = slots(rows)
-    _cosines(columns[0:4], vectors, rows, recent, taste)
+    cosines(columns[0:4], vectors, rows, recent, taste)
     _links(columns[4:7], neighbours, shares, recent, keys, at)
     if len(sequence):
         continuations.count(
             columns[7:13], trail, starts, places, sequence, rows, keys, at, context, decay
         )
-    _touched(columns[13:18], rows, sequence)
+    touched(columns[13:18], rows, sequence)
     for n in range(len(rows)):
         for sign in range(signs.shape[1]):
             columns[18 + sign, n] = signs[rows[n], sign]
@@ -108,7 +108,7 @@ def slots(rows: Rows) -> tuple[Rows, Rows]:
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Floats) -> None:
+def cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Floats) -> None:
     """Inner products of rows with taste, the last item and the one before, and the highest with
     one of the recent ones; -2 where there is none."""
     out[1:] = -2
@@ -155,7 +155,7 @@ def _links(
 
 
 @njit(cache=True, nogil=True)
-def _touched(out: Floats, rows: Rows, sequence: Rows) -> None:
+def touched(out: Floats, rows: Rows, sequence: Rows) -> None:
     """Events of the session on each row, events after the last of them, events from the first on,
     and how often the row came right before and right after an earlier visit of the last item."""
     out[1] = NEVER

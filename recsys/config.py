@@ -188,6 +188,9 @@ class RetrievalConfig:
     # None: as LIVE has it; and 0 wherever the ranker is not told.
     co_viewed_now: int | None = None
     trending: int | None = None
+    # Items that the bundle does not know, by what came after the last items as the stream says it.
+    # None: NEWCOMERS where the ranker is told of co_viewed_now, else 0.
+    newcomers: int | None = None
 
 
 # Each part is over its highest value of what may be shown. item_knn_past counts beside a session;
@@ -261,6 +264,7 @@ UNORDERED: dict[str, dict[str, float]] = {
 IN_BASKETS = {"item_knn": 30, "popular": 10}
 # Candidates of the sources that are live, by the names of their aggregates, and these' kinds.
 LIVE = {"co_viewed_now": (30, "co_count"), "trending": (0, "decayed_count")}
+NEWCOMERS = 10
 
 
 # Kinds of live aggregates by what bounds them in time.
@@ -427,7 +431,7 @@ class Config:
             types = [*self.events.weights, "any"]
             _check_names(f"{where}.exclude", "event type", placement.exclude, types)
             _check_names(f"{where}.sources", "source", placement.sources, sources)
-            rankings = ["auto", "blend", *sources]
+            rankings = ["auto", "blend", *(name for name in sources if name != "newcomers")]
             _check_names(f"{where}.ranking", "ranking", (placement.ranking,), rankings)
             if placement.sources and placement.ranking != "auto":
                 raise ConfigError(
@@ -464,6 +468,10 @@ class Config:
         for name, (usual, kind) in LIVE.items():
             given = getattr(self.retrieval, name)
             sources[name] = (usual if given is None else given) if (name, kind) in told else 0
+        sources["newcomers"] = 0
+        if ("co_viewed_now", "co_count") in told:
+            given = self.retrieval.newcomers
+            sources["newcomers"] = NEWCOMERS if given is None else given
         self._check_sources(dataclasses.replace(self.retrieval, **sources))
         for name, placement in self.placements.items():
             if timed and placement.ranking in LIVE and placement.ranking not in dict(told):

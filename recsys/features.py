@@ -14,6 +14,7 @@ from recsys.columns import COLUMN, columns_of
 from recsys.config import Aggregate, Config
 from recsys.retrieval import Candidates, Profile, joint_fold_in
 
+Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 NO_VALUE = -1.0  # what the forest is told where an item has no last value
@@ -58,7 +59,7 @@ class Context:
             settings.decay,
             bundle.popularity.signs,
         )
-        live = _live(bundle, who, candidates)
+        live = live_values(bundle, who, candidates.rows)
         if bundle.config.session.order != "ignored":
             return cls(bundle, who, candidates, columns, columns[:0], live)
         items, sessions = bundle.item_knn, bundle.session_knn
@@ -409,8 +410,13 @@ def live_rise(c: Context) -> Floats | float:
     return c.live["live_rise"]
 
 
-def _live(bundle: Bundle, who: Profile, candidates: Candidates) -> dict[str, Floats | float]:
-    """What the aggregates that the ranker is told of say of the candidates."""
+def live_values(
+    bundle: Bundle, who: Profile, rows: Rows, *, beyond: bool = False
+) -> dict[str, Floats | float]:
+    """What the aggregates that the ranker is told of say of candidates.
+
+    rows: ascending, of the bundle; beyond: numbers of items that it does not know.
+    """
     found: dict[str, Floats | float] = {}
     declared, state = ranking_by(bundle.config), who.session.aggregates
     if not declared:
@@ -423,8 +429,9 @@ def _live(bundle: Bundle, who: Profile, candidates: Candidates) -> dict[str, Flo
             found[f"live_{aggregate.name}"] = NO_VALUE if np.isnan(own) else own
     if state is None:
         return found
-    numbers = state.aligned(bundle.items).numbers
-    told = numbers[candidates.rows]
+    aligned = state.aligned(bundle.items)
+    told = rows if beyond else aligned.numbers[rows]
+    row_of = aligned.others if beyond else aligned.rows
     for aggregate in declared:
         name = f"live_{aggregate.name}"
         if aggregate.key == "item":
@@ -432,9 +439,9 @@ def _live(bundle: Bundle, who: Profile, candidates: Candidates) -> dict[str, Flo
             if aggregate.kind == "last_value":
                 values[np.isnan(values)] = NO_VALUE
             found[name] = values.astype(np.float32)
-        elif aggregate.key == "pair" and len(who.sequence):
-            last = int(numbers[who.sequence[0]])
-            values, total = state.steps_to(aggregate, last, bundle.items, candidates.rows)
+        elif aggregate.key == "pair" and who.trail:
+            last = state.numbers["item"].get(who.trail[0], -1)
+            values, total = state.steps_to(aggregate, last, row_of, rows)
             found[name] = values.astype(np.float32)
             found[f"{name}_share"] = (values / max(total, 1e-9)).astype(np.float32)
     if "live_rise" in found:

@@ -177,6 +177,27 @@ class Masks:
         return ~among if condition.operator == "nin" else among
 
 
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What a request's filter and boosts say of items that its bundle does not know."""
+
+    masks: Masks
+    wanted: Filter | None = None
+    boosts: Sequence[Boost] = ()
+
+    def allowed(self, item_ids: Sequence[str]) -> Mask:
+        """Which are visible and hold the filter, bool [item_ids]. Where there is a catalogue, only
+        what it names: events may come with any id."""
+        held = self.masks.held(item_ids, self.wanted)
+        if self.masks.catalog.slots:
+            held &= self.masks.catalog.slots_of(item_ids) >= 0
+        return held
+
+    def boosted(self, item_ids: Sequence[str]) -> list[Mask]:
+        """Which hold each boost's filter, bool [item_ids] each."""
+        return [self.masks.held(item_ids, boost.filter) for boost in self.boosts]
+
+
 def _boost(where: str, data: object) -> Boost:
     if not isinstance(data, dict):
         raise FieldError(where, f"must be a JSON object, got {shown(data)}")

@@ -14,6 +14,7 @@ from recsys.columns import COLUMN
 from recsys.config import Aggregate
 from recsys.features import FEATURES, Context, Feature, live_features
 from recsys.models import forest
+from recsys.newcomers import Newcomers, Shows, newcomers
 from recsys.retrieval import Candidates, Mask, Parts, Profile, Ranked, best_search, retrieve
 
 Rows = NDArray[np.int32]
@@ -21,6 +22,7 @@ Floats = NDArray[np.float32]
 Places = NDArray[np.intp]
 
 TINY = np.float32(1e-9)
+NEWCOMERS = "newcomers"  # the reason for them, and the source's name
 
 
 def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
@@ -123,22 +125,44 @@ def rank(
     out: Rows,
     sources: tuple[str, ...] = (),
     allowed: Mask | None = None,
+    shows: Shows | None = None,
 ) -> Ranked:
     """The candidates of the sources (empty: all), ranked by the forest.
 
     n, out: that many candidates are not among the rows that may not be shown, ascending. allowed:
     only these are ranked, see `retrieve`. Features are made of all candidates, so that an item has
-    the score that it has without.
+    the score that it has without. shows: which items beyond the bundle are, None for all.
     """
     candidates = retrieve(bundle, who, n, out, sources, allowed)
     table = feature_table(bundle, who, candidates)
+    found = None
+    if not sources or NEWCOMERS in sources:
+        found = newcomers(bundle, who, candidates, table, shows)
     if allowed is not None:
-        return _ranked_allowed(bundle, who, candidates, table, allowed)
+        ranked = _ranked_allowed(bundle, who, candidates, table, allowed)
+    else:
+        ranked = Ranked(
+            candidates.rows,
+            forest.scores(bundle.forest, table),
+            Parts(candidates.sources, candidates.scores),
+            Parts(tuple(bundle.facts.features), table),
+        )
+    return _joined(bundle, ranked, found) if found else ranked
+
+
+def _joined(bundle: Bundle, ranked: Ranked, found: Newcomers) -> Ranked:
+    """With newcomers in rows behind those of the bundle."""
+    count, places = len(bundle.items), len(ranked.rows)
+    own = np.arange(count, count + len(found.names), dtype=np.int32)
+    parts = np.zeros((len(ranked.parts.names) + 1, places + len(own)), np.float32)
+    parts[:-1, :places] = ranked.parts.values
+    parts[-1, places:] = found.shares + TINY
     return Ranked(
-        candidates.rows,
-        forest.scores(bundle.forest, table),
-        Parts(candidates.sources, candidates.scores),
-        Parts(tuple(bundle.facts.features), table),
+        np.concatenate([ranked.rows, own]),
+        np.concatenate([ranked.scores, forest.scores(bundle.forest, found.table)]),
+        Parts((*ranked.parts.names, NEWCOMERS), parts),
+        Parts(ranked.made_of.names, np.concatenate([ranked.made_of.values, found.table], axis=1)),
+        found.names,
     )
 
 

@@ -1,7 +1,9 @@
 """The one prediction function: the API, the evaluation and the demo all call it."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter_ns
 
 import numpy as np
@@ -11,7 +13,8 @@ from recsys import blend, ranking, retrieval, rules, selection
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
-from recsys.filters import LEAST_FACTOR, MOST_FACTOR, Filter, Masks
+from recsys.filters import LEAST_FACTOR, MOST_FACTOR, Beyond, Filter, Masks
+from recsys.newcomers import Shows
 from recsys.session import Session
 
 MAX_N = 1000
@@ -30,7 +33,8 @@ class Request:
     item_id: the item on the page, an anchor that is never returned. diversity: 0 (by score alone)
     to 1 (as unlike as possible), ``None`` for the placement's own. allowed: bool [items], the
     bundle's rows that may be shown, ``None`` for all. boosts: rows that count for more or less,
-    bool [items], and the factor, from 0.1 to 10, see `rules.boosted`.
+    bool [items], and the factor, from 0.1 to 10, see `rules.boosted`. beyond: the same of items
+    that the bundle does not know; without it these are shown where all are, and not boosted.
     """
 
     n: int = 20
@@ -41,6 +45,7 @@ class Request:
     explain: bool = False
     allowed: Mask | None = field(default=None, repr=False)
     boosts: tuple[tuple[Mask, float], ...] = field(default=(), repr=False)
+    beyond: Beyond | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +84,17 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     out = rules.excluded(bundle, session, placement, who.user, _named(request))
     allowed = rules.showable(request.allowed, out)
     clock.lap("rules")
-    ranked = _ranked(bundle, who, placement, request.n, depth, out, allowed)
+    shows = partial(_shown, bundle, session, placement, request)
+    ranked = _ranked(bundle, who, placement, request.n, depth, out, allowed, shows)
     if request.boosts:
-        ranked = _boosted(ranked, request.boosts, out)
+        ranked = _boosted(ranked, request, out)
     clock.lap("rank")
     # Rows ascend by popularity, so ties go to the more popular.
     best = selection.best(ranked.rows, ranked.scores, out, depth)
     if diversity:
         best = best[_diverse(bundle, ranked, best, diversity, request.n)]
     answer = Recommendation(
-        item_ids=bundle.items.ids(ranked.rows[best]),
+        item_ids=_ids(bundle, ranked, best),
         scores=ranked.scores[best].tolist(),
         reasons=_reasons(ranked.parts, best),
         tier=_tier(bundle, who, placement),
@@ -146,6 +152,8 @@ def filled(
         return answer
     placement = placement_of(bundle.config, request.placement)
     out = rules.excluded_ids(bundle, session, placement, _named(request))
+    if "newcomers" in answer.reasons:
+        out.update(answer.item_ids)
     found = masks.unseen(bundle.items, wanted, lacking + len(out))
     more = [item for item in found if item not in out][:lacking]
     lowest = min(answer.scores, default=0.0)
@@ -169,32 +177,64 @@ def _ranked(
     depth: int,
     out: NDArray[np.int32],
     allowed: Mask | None,
+    shows: Shows,
 ) -> retrieval.Ranked:
     """Candidates with scores, as the placement wants them ranked; n of them may be shown.
 
     depth: how many that may be shown a source alone is asked for; several together propose enough
     to choose from. out: rows that may not be shown, ascending. allowed: those that may, out not
-    among them; ``None`` for all others.
+    among them; ``None`` for all others. shows: which items that the bundle does not know may be.
     """
     if placement.ranking in retrieval.SOURCES:
         at_least = depth + len(out) if allowed is None else depth
         return retrieval.alone(bundle, who, placement.ranking, at_least, allowed)
     if _uses_ranker(bundle, who, placement):
-        return ranking.rank(bundle, who, n, out, placement.sources, allowed)
+        return ranking.rank(bundle, who, n, out, placement.sources, allowed, shows)
     return blend.rank(bundle, who, n, out, allowed)
 
 
+def _shown(
+    bundle: Bundle,
+    session: Session,
+    placement: Placement,
+    request: Request,
+    item_ids: Sequence[str],
+) -> Mask:
+    """Which items that the bundle does not know may be shown."""
+    if request.beyond:
+        allowed = request.beyond.allowed(item_ids)
+    else:
+        allowed = np.full(len(item_ids), request.allowed is None)
+    out = rules.excluded_ids(bundle, session, placement, _named(request))
+    return allowed & np.array([item not in out for item in item_ids], dtype=np.bool_)
+
+
+def _ids(bundle: Bundle, ranked: retrieval.Ranked, places: selection.Places) -> list[str]:
+    rows, count = ranked.rows[places], len(bundle.items)
+    if not ranked.beyond:
+        return bundle.items.ids(rows)
+    known = iter(bundle.items.ids(rows[rows < count]))
+    return [next(known) if row < count else ranked.beyond[row - count] for row in rows.tolist()]
+
+
 def _boosted(
-    ranked: retrieval.Ranked, boosts: tuple[tuple[Mask, float], ...], out: NDArray[np.int32]
+    ranked: retrieval.Ranked, request: Request, out: NDArray[np.int32]
 ) -> retrieval.Ranked:
     """The same candidates with boosted scores. What may not be shown is no measure of them."""
+    boosts = request.boosts
     for _, factor in boosts:
         if not LEAST_FACTOR <= factor <= MOST_FACTOR:
             raise InputError(
                 f"boost.factor: must be from {LEAST_FACTOR} to {MOST_FACTOR}, got {factor!r}"
             )
     shown = ~np.isin(ranked.rows, out, assume_unique=True)
-    masks = [mask[ranked.rows[shown]] for mask, _ in boosts]
+    rows = ranked.rows[: len(ranked.rows) - len(ranked.beyond)]
+    masks = [mask[rows] for mask, _ in boosts]
+    if ranked.beyond:
+        none = [np.zeros(len(ranked.beyond), dtype=np.bool_)] * len(boosts)
+        more = request.beyond.boosted(ranked.beyond) if request.beyond else none
+        masks = [np.concatenate(both) for both in zip(masks, more, strict=True)]
+    masks = [mask[shown] for mask in masks]
     added = np.zeros(len(ranked.rows))
     added[shown] = rules.boosted(ranked.scores[shown], masks, [factor for _, factor in boosts])
     made_of = ranked.made_of
@@ -227,9 +267,12 @@ def _check_masks(bundle: Bundle, request: Request) -> None:
 def _diverse(
     bundle: Bundle, ranked: retrieval.Ranked, best: selection.Places, diversity: float, n: int
 ) -> selection.Places:
-    """Places in ``best``."""
+    """Places in ``best``. What the bundle does not know is like nothing."""
     _, vectors = bundle.likeness
-    return selection.diverse(ranked.scores[best], vectors[ranked.rows[best]], diversity, n)
+    rows = ranked.rows[best]
+    theirs = vectors[np.minimum(rows, len(vectors) - 1)]
+    theirs[rows >= len(vectors)] = 0
+    return selection.diverse(ranked.scores[best], theirs, diversity, n)
 
 
 def _tier(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> str:

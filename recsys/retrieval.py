@@ -38,6 +38,7 @@ class Profile:
     fresh: something live was found (of this session or earlier live ones).
     user: the known user's row, -1 for a stranger. session: what was resolved.
     taste: float32 [d], the unit vector of the sequence in the session embedding, zero without one.
+    trail: ids of the sequence, those that the bundle does not know among them.
     """
 
     sequence: Rows
@@ -47,6 +48,7 @@ class Profile:
     fresh: bool
     user: int
     session: Session
+    trail: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,14 @@ class Ranked:
     """Candidates with their final scores. rows: int32 [n], ascending. scores: [n].
 
     parts: the highest of an item names the reason for it. made_of: what each score was made from.
+    beyond: ids of the last rows, which are behind those of the bundle, see `recsys.newcomers`.
     """
 
     rows: Rows
     scores: NDArray[np.floating]
     parts: Parts
     made_of: Parts
+    beyond: tuple[str, ...] = ()
 
 
 def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Profile:
@@ -120,6 +124,7 @@ def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Prof
         fresh=bool(len(live[0]) or len(earlier[0])),
         user=user,
         session=session,
+        trail=names[:touched],
     )
 
 
@@ -168,17 +173,18 @@ def _popular(bundle: Bundle, _who: Profile, k: int) -> Scored:
 
 
 def _co_viewed_now(bundle: Bundle, who: Profile, k: int) -> Scored:
-    found = _told(bundle, who, "co_viewed_now")
-    if not found or not len(who.sequence):
+    found = told(bundle, who, "co_viewed_now")
+    if not found or not who.trail:
         return NOTHING
     state, aggregate = found
     config = bundle.config.transitions
-    recent = who.sequence[: config.last_items]
-    return _best(*state.shares_after(aggregate, recent, config.decay, bundle.items), k)
+    recent = state.numbers_of(who.trail[: config.last_items])
+    row_of = state.aligned(bundle.items).rows
+    return _best(*state.shares_after(aggregate, recent, config.decay, row_of), k)
 
 
 def _trending(bundle: Bundle, who: Profile, k: int) -> Scored:
-    found = _told(bundle, who, "trending")
+    found = told(bundle, who, "trending")
     if not found:
         return NOTHING
     state, aggregate = found
@@ -187,7 +193,7 @@ def _trending(bundle: Bundle, who: Profile, k: int) -> Scored:
     return rows[rows >= 0], values[rows >= 0].astype(np.float32)
 
 
-def _told(bundle: Bundle, who: Profile, name: str) -> tuple[Aggregates, Aggregate] | None:
+def told(bundle: Bundle, who: Profile, name: str) -> tuple[Aggregates, Aggregate] | None:
     """The aggregate that a source asks, and what the stream says; ``None`` without a store."""
     state = who.session.aggregates
     found = [a for a in ranking_by(bundle.config) if a.name == name] if state else []

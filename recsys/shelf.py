@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from recsys.catalog import Catalog, Mask
-from recsys.filters import Boost, Filter, Masks
+from recsys.filters import Beyond, Boost, Filter, Masks
 from recsys.interactions import IdMap
 from recsys.items import decode
 from recsys.store import ItemChanges, Store, place_of
@@ -64,6 +64,10 @@ class Shelf:
     def allowed(self, items: IdMap, wanted: Filter | None) -> Mask | None:
         """For a `Request`: the rows of a bundle that are visible and hold a filter."""
         return self.masks.of(items, wanted)
+
+    def beyond(self, wanted: Filter | None = None, boosts: Sequence[Boost] = ()) -> Beyond:
+        """For a `Request`: the same two of items that its bundle does not know."""
+        return Beyond(self.masks, wanted, boosts)
 
     def boosts(self, items: IdMap, boosts: Sequence[Boost]) -> tuple[tuple[Mask, float], ...]:
         """For a `Request`: the rows of a bundle that hold each boost's filter, and its factor."""

@@ -33,6 +33,7 @@ from recsys.models import (
     transitions,
 )
 from recsys.models.forest import EMPTY, Forest
+from recsys.newcomers import newcomers
 
 # Logs whose sources are fitted at a time: each keeps a core busy and holds its models in memory.
 FITS = 2
@@ -391,11 +392,18 @@ def replayed(
         candidates = retrieval.retrieve(head, who, 0)
         wanted = PROTOCOLS[target](sample, ())
         right = np.isin(candidates.rows, head.items.rows(list(wanted)))
-        table = ranking.feature_table(head, who, candidates).T
+        table = ranking.feature_table(head, who, candidates)
+        found = newcomers(head, who, candidates, table)
+        table = table.T
         if target == "rest-of-session":
             # What is in the basket cannot come into it.
             others = ~np.isin(candidates.rows, who.sequence)
             right, table = right[others], table[others]
+        if found:
+            new = [name for name in found.names if target == "next-item" or name not in who.trail]
+            at = [found.names.index(name) for name in new]
+            right = np.concatenate([right, [name in wanted for name in new]])
+            table = np.concatenate([table, found.table.T[at]])
         if right.any():
             tables.append(table)
             labels.append(right.astype(np.int8))

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from recsys.config import LIVE, Config, ConfigError, Placement, config_from_dict, load_config
+from recsys.config import (
+    LIVE,
+    NEWCOMERS,
+    Config,
+    ConfigError,
+    Placement,
+    config_from_dict,
+    load_config,
+)
 
 
 def test_defaults_need_no_file() -> None:
@@ -142,7 +150,8 @@ def test_what_is_auto_follows_from_the_log() -> None:
     assert (unordered.retrieval.item_knn, unordered.retrieval.popular) == (30, 10)
     assert (ordered.retrieval.co_viewed_now, unordered.retrieval.co_viewed_now) == (30, 0)
     assert Config().settled(simultaneous=False, timed=False).retrieval.co_viewed_now == 0
-    given = {"item_knn": 7, "popular": 0, "co_viewed_now": 9, "trending": 5}
+    assert (ordered.retrieval.newcomers, unordered.retrieval.newcomers) == (NEWCOMERS, 0)
+    given = {"item_knn": 7, "popular": 0, "co_viewed_now": 9, "trending": 5, "newcomers": 4}
     live = [{"name": n, "kind": k, "ranking": True} for n, (_, k) in LIVE.items()]
     some = config_from_dict({"retrieval": given, "aggregate": live})
     for told in (False, True):

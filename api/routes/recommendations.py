@@ -108,6 +108,7 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
         explain=wanted.explain,
         allowed=shelf.allowed(bundle.items, condition) if shelf else None,
         boosts=shelf.boosts(bundle.items, boosts) if shelf else (),
+        beyond=shelf.beyond(condition, boosts) if shelf else None,
     )
     filtered = perf_counter_ns()
     try:
