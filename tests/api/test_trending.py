@@ -1,9 +1,18 @@
 """/v1/trending, and aggregates as the API's ranker is told of them."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
-from tests.api.conftest import NOW, Served
+from api.settings import Settings
+from recsys.registry import Registry
+from recsys.training import train
+from tests.api.conftest import NOW, Served, running
 from tests.api.test_errors import Check
+from tests.synthetic import small_config
+from tests.test_newcomers import coming
+from tests.test_training import RANKED
 
 pytestmark = pytest.mark.anyio
 
@@ -28,3 +37,25 @@ async def test_trending_names_bad_input(api: Served, problem: Check) -> None:
     response = await api.client.get("/v1/trending", params={"n": 0, "m": 1})
     fields = {error["field"] for error in problem(response, 422)["errors"]}
     assert fields == {"n", "m"}
+
+
+async def test_a_new_item_is_recommended_in_the_very_next_answer(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Somebody went on to an item that was not there when the bundle was trained: by any worker, to
+    whoever is where they were, unless the catalogue hides it."""
+    Registry(tmp_path / "bundles").publish(train(coming(), small_config(**RANKED)))
+    settings = dataclasses.replace(settings, data_dir=tmp_path)
+
+    async def reasons(api: Served) -> dict[str, str]:
+        answer = await api.post("/v1/recommendations", {"session_id": "me"})
+        return {item["item_id"]: item["reason"] for item in answer.json()["items"]}
+
+    async with running(settings) as one, running(settings) as other:
+        await other.click("i5", session="me")
+        assert "new" not in await reasons(other)
+        await one.click("i5", session="them")
+        await one.click("new", session="them", timestamp=NOW + 1)
+        assert (await reasons(other))["new"] == "newcomers"
+        assert (await one.client.put("/v1/items/new", json={"visible": False})).status_code < 300
+        assert "new" not in await reasons(other)
