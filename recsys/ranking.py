@@ -15,7 +15,16 @@ from recsys.config import Aggregate
 from recsys.features import FEATURES, Context, Feature, live_features
 from recsys.models import forest
 from recsys.newcomers import Newcomers, Shows, newcomers
-from recsys.retrieval import Candidates, Mask, Parts, Profile, Ranked, best_search, retrieve
+from recsys.retrieval import (
+    Candidates,
+    Mask,
+    Parts,
+    Profile,
+    Ranked,
+    best_search,
+    is_followed,
+    retrieve,
+)
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -115,7 +124,9 @@ def uses_ranker(bundle: Bundle, who: Profile) -> bool:
     """The forest ranks when there is one and it learned from visitors of whom as much is known."""
     if not len(bundle.forest.leaves):
         return False
-    return bool(len(who.sequence) or (len(who.past[0]) and bundle.facts.openings))
+    if len(who.sequence) or (len(who.past[0]) and bundle.facts.openings):
+        return True
+    return is_followed(bundle, who)
 
 
 def rank(

@@ -276,7 +276,7 @@ def _diverse(
 
 
 def _tier(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> str:
-    if who.fresh:
+    if who.fresh or retrieval.is_followed(bundle, who):
         return "ranker" if _uses_ranker(bundle, who, placement) else "session"
     return "batch" if len(who.past[0]) else "popular"
 

@@ -200,6 +200,14 @@ def told(bundle: Bundle, who: Profile, name: str) -> tuple[Aggregates, Aggregate
     return (state, found[0]) if state and found else None
 
 
+def is_followed(bundle: Bundle, who: Profile) -> bool:
+    """Whether the stream knows what came after an item of the session, be it new to the bundle."""
+    found = told(bundle, who, "co_viewed_now") if who.trail else None
+    if not found or not bundle.config.retrieval.newcomers:
+        return False
+    return bool((found[0].numbers_of(who.trail) >= 0).any())
+
+
 # Every source is one function and one line here, and a number of candidates in RetrievalConfig.
 SOURCES: dict[str, Callable[[Bundle, Profile, int], Scored]] = {
     "transitions": _transitions,

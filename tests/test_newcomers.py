@@ -92,6 +92,18 @@ def test_who_is_on_a_new_item_gets_what_comes_after_it(bundle: Bundle) -> None:
     assert asked(bundle, state, "i2", "new") != asked(bundle, state, "i2")
 
 
+def test_a_session_of_new_items_alone_is_ranked(bundle: Bundle) -> None:
+    """The bundle knows nothing of it, the stream does; where that does not either, popular items
+    come."""
+    state = told(bundle, *["new i30"] * 4, "new newer")
+    answer = recommend(bundle, visitor(bundle, state, "new"), Request())
+    assert answer.tier == "ranker"
+    assert {"i30", "newer"} <= set(answer.item_ids[:3])
+    assert len(answer.item_ids) == 20
+    unheard = recommend(bundle, visitor(bundle, state, "unheard"), Request())
+    assert unheard.tier == "popular"
+
+
 def test_the_sessions_own_may_come_again(bundle: Bundle) -> None:
     """Where the placement lets items come again, and not in those that do not."""
     state = told(bundle, "i9 new i9 new")
