@@ -237,9 +237,11 @@ def _arrays(bundle: Bundle) -> dict[str, NDArray[Any]]:
 
 def _read_part(folder: Path, name: str, kind: type[Part]) -> Part:
     arrays = {
-        # A plain view of the map: indexing an np.memmap costs microseconds more each time.
+        # A plain view of the map: indexing an np.memmap costs microseconds more each time. To the
+        # compiler an array that may not be written to is of another type than those of training,
+        # and all would be compiled twice; what is written here stays in this process ("c").
         f.name: np.asarray(
-            np.load(folder / f"{name}.{f.name}.npy", mmap_mode="r", allow_pickle=False)
+            np.load(folder / f"{name}.{f.name}.npy", mmap_mode="c", allow_pickle=False)
         )
         for f in dataclasses.fields(kind)  # type: ignore[arg-type]  # every part is a dataclass
     }

@@ -52,6 +52,18 @@ def test_nothing_is_pickled(bundle: Bundle, registry: Registry) -> None:
     assert isinstance(registry.load().embedding.item_factors.base, np.memmap)
 
 
+def test_what_is_written_to_a_loaded_bundle_stays_in_memory(
+    bundle: Bundle, registry: Registry
+) -> None:
+    """Its files are mapped, and belong to whoever loads them next."""
+    version = registry.publish(bundle)
+    loaded = registry.load(version)
+    loaded.popularity.counts[:] = 0
+    again = registry.load(version)
+    assert again.version == version
+    assert np.array_equal(again.popularity.counts, bundle.popularity.counts)
+
+
 def test_the_same_log_configuration_and_seed_give_the_same_version(bundle: Bundle) -> None:
     """Training is reproducible; another seed or setting is another version."""
     again = train(checkerboard(), small_config())
