@@ -73,7 +73,8 @@ def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
 def started(
     bundle: Bundle | None, folder: Path, options: str = "", temporary: Path | None = None
 ) -> Iterator[Process]:
-    """Two workers over a published bundle, on a free port. options: more arguments of `serve`."""
+    """A server of a published bundle, on a free port. options: more arguments of `serve`, which
+    has two workers by default."""
     folder.mkdir(exist_ok=True)
     if bundle:
         Registry(folder / "bundles").publish(bundle)
@@ -111,8 +112,8 @@ def shared(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def server(bundle: Bundle, tmp_path: Path) -> Iterator[Process]:
-    """A server that the test may end."""
-    with started(bundle, tmp_path) as server:
+    """A server of one worker that the test may end."""
+    with started(bundle, tmp_path, "workers=1") as server:
         yield server
 
 
@@ -139,13 +140,14 @@ def test_the_check_can_fail(shared: Process) -> None:
     assert all(found["stale"] == 10 for found in broken["placements"].values())
 
 
-def test_everything_ends_on_sigterm(server: Process) -> None:
+def test_everything_ends_on_sigterm(bundle: Bundle, tmp_path: Path) -> None:
     """SIGTERM ends workers, Redis and the reader of the log, with status 0."""
-    family = server.family()
-    assert len(family) == 4
-    server.popen.terminate()
-    assert server.popen.wait(15) == 0
-    assert eventually(lambda: not any(map(command_of, family)))
+    with started(bundle, tmp_path) as server:
+        family = server.family()
+        assert len(family) == 4
+        server.popen.terminate()
+        assert server.popen.wait(15) == 0
+        assert eventually(lambda: not any(map(command_of, family)))
 
 
 def test_what_visitors_did_is_a_log_to_train_on(server: Process, tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_a_killed_reader_is_replaced(server: Process, tmp_path: Path) -> None:
     """The reader that dies is started again, and writes what came meanwhile."""
     reader = max(server.family())
     os.kill(reader, signal.SIGKILL)
-    assert eventually(lambda: len(server.family() - {reader}) == 4)
+    assert eventually(lambda: len(server.family() - {reader}) == 3)
     with httpx.Client(base_url=server.url, timeout=30) as client:
         event = {"type": "click", "session_id": "s", "item_id": "i1"}
         assert client.post("/v1/events", json={"events": [event]}).status_code == 202
@@ -194,10 +196,10 @@ def test_metrics_of_a_killed_server_are_removed(
     (left,) = folders()
     server.popen.kill()
     server.popen.wait()
-    with started(bundle, tmp_path) as second:
+    with started(bundle, tmp_path, "workers=1") as second:
         (own,) = folders()
         assert own != left
-        with started(bundle, tmp_path / "other", temporary=tmp_path):
+        with started(bundle, tmp_path / "other", "workers=1", temporary=tmp_path):
             assert len(folders()) == 2
         assert folders() == [own]
         assert httpx.get(f"{second.url}/metrics").status_code == 200
