@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import blend, ranking, retrieval, rules, selection
+from recsys.aggregates import Aggregates
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
@@ -118,18 +119,30 @@ def placement_of(config: Config, name: str) -> Placement:
 
 
 def similar(
-    bundle: Bundle, item_id: str, n: int = 20, allowed: Mask | None = None
+    bundle: Bundle,
+    item_id: str,
+    n: int = 20,
+    allowed: Mask | None = None,
+    beyond: Beyond | None = None,
+    aggregates: Aggregates | None = None,
 ) -> Recommendation:
-    """Items near one item, of those allowed as in a Request. Raises KeyError when the bundle does
-    not know it."""
-    if item_id not in bundle.items:
+    """Items near one item, of those allowed as in a Request. aggregates: what the stream says, by
+    default what the bundle was told.
+
+    Raises KeyError when neither the bundle nor the stream knows it.
+    """
+    nobody, asked = Session(aggregates=aggregates), similar_to(item_id, n, allowed, beyond)
+    known = item_id in bundle.items
+    if not known and not retrieval.is_followed(bundle, retrieval.profile(bundle, nobody, item_id)):
         raise KeyError(item_id)
-    return recommend(bundle, Session(), similar_to(item_id, n, allowed))
+    return recommend(bundle, nobody, asked)
 
 
-def similar_to(item_id: str, n: int, allowed: Mask | None = None) -> Request:
+def similar_to(
+    item_id: str, n: int, allowed: Mask | None = None, beyond: Beyond | None = None
+) -> Request:
     """What :func:`similar` asks for, for nobody."""
-    return Request(n=n, item_id=item_id, placement="discover", allowed=allowed)
+    return Request(n=n, item_id=item_id, placement="discover", allowed=allowed, beyond=beyond)
 
 
 def filled(

@@ -20,7 +20,7 @@ from recsys.filters import Beyond, Boost, Filter, Masks, filter_of
 from recsys.items import Item
 from recsys.logs import log_from_frame
 from recsys.newcomers import newcomers
-from recsys.recommend import Recommendation, Request, filled, recommend
+from recsys.recommend import Recommendation, Request, filled, recommend, similar
 from recsys.session import Session
 from recsys.training import train
 from tests.synthetic import log_frame, small_config, walks
@@ -102,6 +102,18 @@ def test_a_session_of_new_items_alone_is_ranked(bundle: Bundle) -> None:
     assert len(answer.item_ids) == 20
     unheard = recommend(bundle, visitor(bundle, state, "unheard"), Request())
     assert unheard.tier == "popular"
+
+
+def test_items_like_a_new_one(bundle: Bundle) -> None:
+    """What comes after it in the stream; of an item that nobody has heard of there are none."""
+    state = told(bundle, *["new i30"] * 4, "new newer")
+    answer = similar(bundle, "new", 5, aggregates=state)
+    assert {"i30", "newer"} <= set(answer.item_ids[:3])
+    assert "new" not in answer.item_ids
+    with pytest.raises(KeyError):
+        similar(bundle, "new")
+    with pytest.raises(KeyError):
+        similar(bundle, "unheard", aggregates=state)
 
 
 def test_the_sessions_own_may_come_again(bundle: Bundle) -> None:

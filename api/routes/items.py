@@ -16,6 +16,7 @@ from api.routes.recommendations import listed
 from api.schemas import MAX_ITEMS, ItemIn, ItemOut, ItemsIn, ItemsOut, SimilarIn, SimilarOut
 from recsys.events import MAX_ID_LENGTH
 from recsys.items import Change, FieldError, Item, change_of, fields_of, listed_change_of, text
+from recsys.mirror import told
 from recsys.recommend import filled, similar, similar_to
 from recsys.session import Session
 from recsys.store import Store, StoreUnavailable
@@ -76,10 +77,13 @@ async def similar_items(request: Request, item_id: ItemId) -> Response:
     condition = filter_of_query(wanted.filter)
     shelf, degraded = await shelf_for(engine, condition)
     allowed = shelf.allowed(bundle.items, condition) if shelf else None
+    beyond = shelf.beyond(condition) if shelf else None
+    mirror = told(bundle.config, engine.mirror)
+    state = mirror.state if mirror else None
     try:
-        result = similar(bundle, item_id, wanted.n, allowed)
+        result = similar(bundle, item_id, wanted.n, allowed, beyond, state)
     except KeyError as error:
-        raise _unknown(item_id, f"in bundle {bundle.version}") from error
+        raise _unknown(item_id, f"in bundle {bundle.version}, nor in what came since") from error
     if shelf:
         asked = similar_to(item_id, wanted.n)
         result = filled(result, bundle, Session(), asked, shelf.masks, condition)

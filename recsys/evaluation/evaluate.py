@@ -248,8 +248,8 @@ def _notes(
     notes = [
         f"training knew the user of {known:.1%} of the lists; for the others batch "
         "is one list for all",
-        f"{unseen / wanted:.1%} of the items looked for never occurred in training: only the stream "
-        "can tell of them",
+        f"{unseen / wanted:.1%} of the items looked for never occurred in training, so that only "
+        "the stream can tell of them",
         f"what placement {placement!r} takes out is out of the lists of all systems",
         "intervals: 1000 bootstrap draws; the lists of a user, or of a session without one, are "
         "drawn together",
