@@ -382,18 +382,22 @@ def read(
     return _faded(first, second, rows, 0, moment, aggregate.span)
 
 
-def risen(state: Aggregates, numbers: Rows) -> Doubles:
+def risen(state: Aggregates, numbers: Rows, known: Mapping[str, Doubles] | None = None) -> Doubles:
     """How far ``trending`` lies above what ``usual`` lets expect of items by number, float64.
 
     Both are decayed counts; of a steady stream the one is the other by their half-lives. In
-    standard deviations of a Poisson count: (x - e) / sqrt(e + 1). Without the two, zeros.
+    standard deviations of a Poisson count: (x - e) / sqrt(e + 1). Without the two, zeros. known: by
+    name, values of these items that were read already.
     """
     counts = {a.name: a for a in state.declared if (a.kind, a.key) == ("decayed_count", "item")}
     if not {"trending", "usual"} <= counts.keys():
         return np.zeros(len(numbers))
-    now, usual = counts["trending"], counts["usual"]
-    expected = state.values(usual, numbers) * (now.span / usual.span)
-    above: Doubles = (state.values(now, numbers) - expected) / np.sqrt(expected + 1.0)
+    now, usual = (
+        known[name] if known else state.values(counts[name], numbers)
+        for name in ("trending", "usual")
+    )
+    expected = usual * (counts["trending"].span / counts["usual"].span)
+    above: Doubles = (now - expected) / np.sqrt(expected + 1.0)
     return above
 
 

@@ -429,13 +429,14 @@ def live_values(
             found[f"live_{aggregate.name}"] = NO_VALUE if np.isnan(own) else own
     if state is None:
         return found
+    known: dict[str, NDArray[np.float64]] = {}
     aligned = state.aligned(bundle.items)
     told = rows if beyond else aligned.numbers[rows]
     row_of = aligned.others if beyond else aligned.rows
     for aggregate in declared:
         name = f"live_{aggregate.name}"
         if aggregate.key == "item":
-            values = state.values(aggregate, told)
+            values = known[aggregate.name] = state.values(aggregate, told)
             if aggregate.kind == "last_value":
                 values[np.isnan(values)] = NO_VALUE
             found[name] = values.astype(np.float32)
@@ -445,7 +446,7 @@ def live_values(
             found[name] = values.astype(np.float32)
             found[f"{name}_share"] = (values / max(total, 1e-9)).astype(np.float32)
     if "live_rise" in found:
-        found["live_rise"] = risen(state, told).astype(np.float32)
+        found["live_rise"] = risen(state, told, known).astype(np.float32)
     return found
 
 

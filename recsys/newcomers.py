@@ -8,13 +8,15 @@ training as it does in traffic: as items of a log's tail that its head does not 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.aggregates import Aggregates
 from recsys.bundle import Bundle
 from recsys.columns import LOOK_BACK, NEVER, cosines, touched
-from recsys.config import Aggregate
+from recsys.config import Aggregate, RetrievalConfig
 from recsys.features import GROUPS, LEARNED_SOURCES, live_values
 from recsys.retrieval import Candidates, Floats, Mask, Profile, Rows, told
 
@@ -127,15 +129,24 @@ def _values(
 
 def _table(bundle: Bundle, theirs: Floats, values: dict[str, Floats | float], count: int) -> Floats:
     """Their features in the order of the bundle's ranker. theirs: those of the other candidates."""
-    missing = {f"{source}_rank": source for source in LEARNED_SOURCES}
-    table = np.zeros((len(theirs), count), np.float32)
-    for k, name in enumerate(bundle.facts.features):
-        if name in values:
-            table[k] = values[name]
-        elif name in SHARED:
-            table[k] = theirs[k, 0]
-        elif name in missing:
-            table[k] = getattr(bundle.config.retrieval, missing[name])
-        else:
-            table[k] = NEUTRAL.get(name, 0.0)
+    place, neutral, shared = _plan(tuple(bundle.facts.features), bundle.config.retrieval)
+    table = np.empty((len(theirs), count), np.float32)
+    table[:] = neutral[:, None]
+    table[shared] = theirs[shared, :1]
+    for name, value in values.items():
+        if (k := place.get(name)) is not None:
+            table[k] = value
     return table
+
+
+@lru_cache
+def _plan(
+    names: tuple[str, ...], config: RetrievalConfig
+) -> tuple[dict[str, int], Floats, NDArray[np.intp]]:
+    """Where each feature stands, what it is of an item that nothing is known of, and where those
+    stand that are alike for all candidates."""
+    missing = {f"{source}_rank": float(getattr(config, source)) for source in LEARNED_SOURCES}
+    known = {**missing, **NEUTRAL}
+    neutral = np.array([known.get(name, 0.0) for name in names], np.float32)
+    shared = np.array([k for k, name in enumerate(names) if name in SHARED], np.intp)
+    return {name: k for k, name in enumerate(names)}, neutral, shared
