@@ -126,6 +126,8 @@ class Lake:
         What is there already may be marked again.
         """
         assert partition in self._locks
+        if not found:  # as mostly; then a damaged file does not keep events from being written
+            return
         path = marks_path(self.folder, partition)
         before = marks(path)
         new = [mark for mark in found if mark not in before]

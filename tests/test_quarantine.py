@@ -170,7 +170,8 @@ async def test_one_found_after_a_declaration_is_not_filled_in(
 
 
 def test_marks_are_written_once_and_read_as_of_a_place(tmp_path: Path) -> None:
-    """What is delivered again changes nothing; a damaged file is named with its remedy."""
+    """What is delivered again changes nothing; a damaged file is named with its remedy, and is no
+    matter while nothing is to be marked."""
     lake = Lake(tmp_path)
     lake.take(0)
     inside = Mark((5, 0), "s ü", velocity=70.5, repetition=3)
@@ -184,6 +185,11 @@ def test_marks_are_written_once_and_read_as_of_a_place(tmp_path: Path) -> None:
     path.write_text("{}\n")
     with pytest.raises(OSError, match=r"line 1 is no mark.*mend or remove it"):
         left_out(tmp_path)
+    lake.take(0)
+    lake.mark(0, [])
+    with pytest.raises(OSError, match=r"line 1 is no mark.*mend or remove it"):
+        lake.mark(0, [inside])
+    lake.release(0)
 
 
 async def test_a_damaged_file_of_marks_stops_a_training(
