@@ -26,6 +26,7 @@ from recsys.store import Changes, Chunk, Live, Store
 
 FOLLOWED = 1_000  # changes taken at a time
 ROWS = 250  # of a snapshot told at a time
+SWEPT = 200  # rows looked at at a time: others wait for Redis meanwhile
 ONLY = np.zeros(1, dtype=np.int32)  # the row of a table of one
 NOTHING = struct.pack("<dd", 0.0, NEVER)  # an empty cell
 
@@ -49,16 +50,19 @@ class Mirror:
         if changes.epoch != self.epoch or changes.cut:
             return False
         self.state.moment = max(self.state.moment, changes.moment)
-        for place, fields in changes.entries:
+        latest: dict[bytes, dict[bytes, bytes]] = {}  # by aggregate and cell, by key
+        for _, fields in changes.entries:
             for name, value in zip(fields[::2], fields[1::2], strict=True):
-                id_, cell = name.decode().split(":")
-                for aggregate in self.ids.get(id_, ()):
-                    rows = self._rows(aggregate, [value[16:]])
-                    table = self.state.tables[aggregate.name]
-                    first, second = struct.unpack("<dd", value[:16])
-                    table.first[rows, int(cell)], table.second[rows, int(cell)] = first, second
-                    self.state.changed(aggregate, rows)
-            self.place = place.decode()
+                latest.setdefault(name, {})[value[16:]] = value[:16]
+        for name, cells in latest.items():
+            id_, cell = name.decode().split(":")
+            for aggregate in self.ids.get(id_, ()):
+                rows, table = self._rows(aggregate, [*cells]), self.state.tables[aggregate.name]
+                told = _doubles(b"".join(cells.values())).reshape(-1, 2)
+                table.first[rows, int(cell)], table.second[rows, int(cell)] = told[:, 0], told[:, 1]
+                self.state.changed(aggregate, rows)
+        if changes.entries:
+            self.place = changes.entries[-1][0].decode()
         return True
 
     def own(self, rows: dict[str, bytes]) -> dict[str, float]:
@@ -99,7 +103,7 @@ class Mirror:
             return
         number, cursor = self._swept
         id_, (aggregate, *_) = list(self.ids.items())[number % len(self.ids)]
-        cursor = await store.sweep(id_, cursor, oldest(aggregate, self.state.moment))
+        cursor = await store.sweep(id_, cursor, oldest(aggregate, self.state.moment), SWEPT)
         self._swept = (number, cursor) if cursor != "0" else (number + 1, "0")
 
     def _set(self, id_: str, pairs: list[tuple[bytes, bytes]]) -> None:

@@ -273,7 +273,7 @@ class Store:
             if cursor == b"0":
                 return
 
-    async def sweep(self, id_: str, cursor: str, oldest: float, most: int = 1000) -> str:
+    async def sweep(self, id_: str, cursor: str, oldest: float, most: int) -> str:
         """Forget rows of an aggregate whose cells are all older; about so many are looked at.
 
         oldest: the second double of a cell that still counts. Returns the cursor to go on with, "0"
