@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from recsys.appendonly import FOLDER, mend
+
 logger = logging.getLogger("recsys.embedded")
 
 SOCKET = "redis.sock"
@@ -165,6 +167,7 @@ class EmbeddedRedis:
         self._end()
 
     def _spawn(self) -> None:
+        mend(self.directory)
         options = [part for name, value in OPTIONS.items() for part in (f"--{name}", value)]
         launcher = [sys.executable, "-S", "-c", LAUNCHER, str(os.getpid())]
         # A path relative to the working directory where possible: it may hold any character.
@@ -314,7 +317,7 @@ def _ping(path: Path) -> bytes | None:
 
 
 def _flush(directory: Path) -> None:
-    for path in (directory / "appendonlydir").glob("*"):
+    for path in (directory / FOLDER).glob("*"):
         # A rewrite may have removed the file meanwhile.
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY)

@@ -32,7 +32,7 @@ ORDER = [
         "selection",
     ),
     "recommend",
-    *("probation", "drift", "embedded", "store", "mirror", "shelf"),
+    *("probation", "drift", "appendonly", "embedded", "store", "mirror", "shelf"),
     *("lake", "backfill", "stream", "registry"),
     *("evaluation.split", "evaluation.replay", "training"),
     *("evaluation.freshness", "evaluation.systems", "evaluation.tally", "evaluation.report"),
