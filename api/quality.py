@@ -79,6 +79,8 @@ class Judged:
         row = int(bundle.items.rows([item or ""])[0])
         if allowed is not None and row >= 0 and not allowed[row]:
             return None
+        if beyond and row < 0 and not beyond.allowed([item or ""])[0]:
+            return None
         placement = placement_of(bundle.config, PLACEMENT)
         user = int(bundle.users.rows([session.user_id])[0]) if session.user_id else -1
         out = rules.excluded(bundle, session, placement, user, ())

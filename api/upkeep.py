@@ -116,7 +116,8 @@ class Upkeep:
             return
         now = time.time()
         new = reader.written - self._known
-        fallen = self._fallen(reader) if self.schedule.drift else None
+        # Told of once: not while there is nothing new to bring in.
+        fallen = self._fallen(reader) if self.schedule.drift and new else None
         found = self.schedule.due(new, now - self._refitted, now - self._trained, fallen)
         if found:
             what, why = found

@@ -42,6 +42,7 @@ STEPS = 24  # of a window
 TOP = 200  # the highest counts, which are kept in order
 NEVER = -np.inf
 EXPIRED = 2.0**-34  # what one event is worth when an aggregate is forgotten; see `oldest`
+COUNTS = ("decayed_count", "window_count", "unique_sessions")
 CELLS = {"ratio": 2, "window_count": STEPS, "unique_sessions": STEPS}  # of a key; others have one
 
 
@@ -228,6 +229,21 @@ class Aggregates:
         """The numbers of items, int32, -1 for those without events."""
         known = self.numbers["item"]
         return np.array([known.get(item, -1) for item in item_ids], np.int32)
+
+    def heard_of(self, numbers: Rows) -> NDArray[np.bool_]:
+        """Which items by number still count for something, bool."""
+        heard = np.zeros(len(numbers), dtype=np.bool_)
+        for aggregate in self.declared:
+            if aggregate.key == "item" and aggregate.kind in COUNTS:
+                heard |= self.values(aggregate, numbers) > EXPIRED
+        return heard
+
+    def goes_on(self, aggregate: Aggregate, numbers: Rows) -> bool:
+        """Whether a step from one of these items still counts."""
+        return any(
+            bool((self.steps_from(aggregate, number)[1] > EXPIRED).any())
+            for number in numbers.tolist()
+        )
 
     def aligned(self, items: IdMap) -> "Aligned":
         """The numbers of the items in a bundle's rows, for all items there are by now."""
@@ -499,7 +515,7 @@ def _shares_after(
             if second[link, 0] > NEVER:
                 value = first[link, 0] * _worth(moment - second[link, 0], span)
                 total += value
-                if value > 0 and row_of[to[link]] >= 0:
+                if value > EXPIRED and row_of[to[link]] >= 0:
                     rows[n], values[n] = row_of[to[link]], value
                     n += 1
             link = following[link]
@@ -540,6 +556,8 @@ def _folded(
             row = row_of[to[link]]
             if row >= 0 and second[link, 0] > NEVER:
                 value = first[link, 0] * _worth(moment - second[link, 0], span)
+                if value <= EXPIRED:
+                    value = 0.0
                 for j in range(len(total)):
                     total[j] += value * vectors[row, j]
             link = following[link]

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 WINDOW = 1_000  # scored events that are compared with those before them
 STEP = 50  # scored events between two marks
-# A fall counts that is worth a refit, and is no chance: where nothing fell, 4 standard errors were
-# not passed once in 1,200 simulated windows, however often one looked.
+# A fall counts that is worth a refit, and is no chance, however often one looks.
 LEAST, ERRORS = 0.05, 4.0
+# How much more hits scatter than independent ones would: those of a session hang together (1.9 on
+# RSC15), and so do those of an hour (3.0, in blocks of 500 of its events).
+SCATTER = 3.0
 
 Mark = tuple[int, int]  # scored events, hits
 
@@ -53,10 +55,10 @@ class Drift:
 
 def fallen(before: Mark, newest: Mark) -> bool:
     """Whether a hit rate is lower than before: by a share of it, and by more than chance (z-test of
-    two proportions)."""
+    two proportions, for hits that hang together)."""
     rate, now = before[1] / before[0], newest[1] / newest[0]
     pooled = (before[1] + newest[1]) / (before[0] + newest[0])
-    error = math.sqrt(pooled * (1 - pooled) * (1 / before[0] + 1 / newest[0]))
+    error = math.sqrt(SCATTER * pooled * (1 - pooled) * (1 / before[0] + 1 / newest[0]))
     return rate - now > max(LEAST * rate, ERRORS * error)
 
 

@@ -68,16 +68,17 @@ def newcomers(
         return None
     k = candidates.asked(CO_VIEWED)
     theirs = np.zeros(1, np.float32) if k is None else candidates.scores[k] * candidates.tops[k]
-    best = max(float(theirs.max()), TINY)
+    best = np.float32(max(float(theirs.max()), float(shares.max()), TINY))
     values = _values(bundle, who, names, numbers, state, aggregate)
     if k is not None:
-        values[f"{CO_VIEWED}_score"] = shares / np.float32(best)
-        values[f"{CO_VIEWED}_rank"] = (theirs > shares[:, None]).sum(axis=1).astype(np.float32)
+        ranks = (theirs > shares[:, None]).sum(axis=1).astype(np.float32)
+        ranks[shares <= 0] = bundle.config.retrieval.co_viewed_now
+        values[f"{CO_VIEWED}_score"] = shares / best
+        values[f"{CO_VIEWED}_rank"] = ranks
     own = _table(bundle, table, values, len(names))
     # By name: numbers are in order of arrival, which is another one in a replay.
     order = np.array(sorted(range(len(names)), key=names.__getitem__))
-    relative = shares / np.float32(max(best, float(shares.max())))
-    return Newcomers(tuple(names[k] for k in order.tolist()), own[:, order], relative[order])
+    return Newcomers(tuple(names[k] for k in order.tolist()), own[:, order], (shares / best)[order])
 
 
 def _proposed(
@@ -92,9 +93,11 @@ def _proposed(
         names = state.names["item"]
         best = sorted(value, key=lambda number: (-value[number], names[number]))
         value = {number: value[number] for number in best[:most]}
-    for number in state.numbers_of(who.trail[:OWN]).tolist():
-        if number >= 0 and others[number] == number:
-            value.setdefault(number, 0.0)
+    own = state.numbers_of(list(dict.fromkeys(who.trail[:OWN])))
+    own = own[own >= 0]
+    own = own[others[own] == own]
+    for number in own[state.heard_of(own)].tolist():
+        value.setdefault(number, 0.0)
     ascending = sorted(value)
     return np.array(ascending, np.int32), np.array([value[k] for k in ascending], np.float32)
 

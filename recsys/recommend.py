@@ -133,8 +133,10 @@ def similar(
     """
     nobody, asked = Session(aggregates=aggregates), similar_to(item_id, n, allowed, beyond)
     known = item_id in bundle.items
-    if not known and not retrieval.is_followed(bundle, retrieval.profile(bundle, nobody, item_id)):
-        raise KeyError(item_id)
+    if not known:
+        who = retrieval.profile(bundle, nobody, item_id)
+        if not _is_followed(bundle, who, placement_of(bundle.config, asked.placement)):
+            raise KeyError(item_id)
     return recommend(bundle, nobody, asked)
 
 
@@ -217,7 +219,8 @@ def _shown(
     if request.beyond:
         allowed = request.beyond.allowed(item_ids)
     else:
-        allowed = np.full(len(item_ids), request.allowed is None)
+        everything = request.allowed is None or bool(request.allowed.all())
+        allowed = np.full(len(item_ids), everything)
     out = rules.excluded_ids(bundle, session, placement, _named(request))
     return allowed & np.array([item not in out for item in item_ids], dtype=np.bool_)
 
@@ -260,6 +263,11 @@ def _uses_ranker(bundle: Bundle, who: retrieval.Profile, placement: Placement) -
     return placement.ranking == "auto" and ranking.uses_ranker(bundle, who)
 
 
+def _is_followed(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> bool:
+    """Whether what the stream says of new items is what the placement ranks by."""
+    return _uses_ranker(bundle, who, placement) and retrieval.is_followed(bundle, who)
+
+
 def _diversity(placement: Placement, request: Request) -> float:
     """The request's wish, else the placement's."""
     if request.diversity is None:
@@ -289,7 +297,7 @@ def _diverse(
 
 
 def _tier(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> str:
-    if who.fresh or retrieval.is_followed(bundle, who):
+    if who.fresh or _is_followed(bundle, who, placement):
         return "ranker" if _uses_ranker(bundle, who, placement) else "session"
     return "batch" if len(who.past[0]) else "popular"
 

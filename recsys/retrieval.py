@@ -205,7 +205,9 @@ def is_followed(bundle: Bundle, who: Profile) -> bool:
     found = told(bundle, who, "co_viewed_now") if who.trail else None
     if not found or not bundle.config.retrieval.newcomers:
         return False
-    return bool((found[0].numbers_of(who.trail) >= 0).any())
+    state, aggregate = found
+    recent = dict.fromkeys(who.trail[: bundle.config.transitions.last_items])
+    return state.goes_on(aggregate, state.numbers_of([*recent]))
 
 
 # Every source is one function and one line here, and a number of candidates in RetrievalConfig.

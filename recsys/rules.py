@@ -54,11 +54,9 @@ def excluded_ids(
 def barred(
     bundle: Bundle, session: Session, placement: Placement, out: NDArray[np.int32]
 ) -> set[str]:
-    """Ids that a list may not hold. out: what :func:`excluded` gave.
-
-    Rows are silent on items that training has never seen; of these, what the placement takes out.
-    """
-    return {*bundle.items.ids(out), *_taken_out(session, placement)}
+    """Ids that a list may not hold. out: what :func:`excluded` gave, which is silent on items that
+    training has never seen."""
+    return {*bundle.items.ids(out), *excluded_ids(bundle, session, placement, ())}
 
 
 def showable(allowed: Mask | None, out: NDArray[np.int32]) -> Mask | None:

@@ -149,10 +149,10 @@ local function decay(aggregate, key, cell, time, amount, changes)
   else
     value = value + amount * 2 ^ ((time - of) / aggregate.span)
   end
+  local gone = amount < 0 and aggregate.cells == 1 and math.abs(value) < NOTHING
+  if gone then value, of = 0, NEVER end  -- what rounding leaves is nothing, for mirrors too
   put(aggregate, key, row, cell, value, of, changes)
-  if amount < 0 and aggregate.cells == 1 and math.abs(value) < NOTHING then
-    redis.call('HDEL', rows_of(aggregate.id), key)
-  end
+  if gone then redis.call('HDEL', rows_of(aggregate.id), key) end
 end
 
 local function add_in_window(aggregate, key, step, amount, changes)

@@ -91,6 +91,7 @@ class _Partition:
 
     again: bool = True
     place: str = "0-0"
+    newer: NewerLogError | None = None
     entries: list[Entry | Mark] = field(default_factory=list)
     since: float = 0.0
     filling: Iterator[Chunk] | None = None
@@ -156,11 +157,15 @@ class Stream:
     def drain(self) -> None:
         """Read until nothing is left, write it, fill in what is new, and return.
 
-        Raises StoreUnavailable, OSError.
+        Raises StoreUnavailable, OSError, and NewerLogError once what came before is written.
         """
         try:
-            while self.turn(balance=False):
-                pass
+            try:
+                while self.turn(balance=False):
+                    pass
+            except NewerLogError:
+                self.close()
+                raise
             self._look_what_to_fill()
             while any(partition.filling for partition in self._partitions.values()):
                 for partition in self._partitions.values():
@@ -198,7 +203,8 @@ class Stream:
     def turn(self, balance: bool = True) -> int:
         """Read what has come, write what is due; returns how many entries came.
 
-        balance: leave other readers their share of the partitions. Raises RedisError, OSError.
+        balance: leave other readers their share of the partitions. Raises RedisError, OSError, and
+        NewerLogError once all partitions were looked at.
         """
         self._take_partitions(balance)
         read = 0
@@ -208,6 +214,9 @@ class Stream:
             if partition.entries and (due or len(partition.entries) >= FULL):
                 self._write(number, partition)
             read += self._fill(partition)
+        for partition in self._partitions.values():
+            if partition.newer:
+                raise partition.newer
         return read
 
     def close(self) -> None:
@@ -295,7 +304,11 @@ class Stream:
             return 1  # likewise
         if partition.again:
             partition.place = found[-1][0].decode()
-        entries = [_entry(place, fields) for place, fields in found if fields]
+        entries: list[Entry | Mark] = []
+        try:
+            entries += (_entry(place, fields) for place, fields in found if fields)
+        except NewerLogError as error:
+            partition.newer = error
         if gone := [place for place, fields in found if not fields]:
             logger.error("%d events were cut from the live log before a file held them", len(gone))
             self.redis.xack(key, GROUP, *gone)

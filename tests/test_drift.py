@@ -6,20 +6,33 @@ import pytest
 from recsys.drift import WINDOW, Drift, fallen
 
 
-def told(drift: Drift, rate: float, events: int, seed: int = 0, version: str = "a") -> list[str]:
-    """What is said while so many more events are scored, ten at a time."""
+def told(
+    drift: Drift,
+    rate: float,
+    events: int,
+    seed: int = 0,
+    version: str = "a",
+    alike: float = 0.2,
+) -> list[str]:
+    """What is said while so many more events are scored, five of a session at a time.
+
+    alike: correlation of the hits of a session.
+    """
     scored, hits = drift.marks[-1] if drift.version == version and drift.marks else (0, 0)
     rng, said = np.random.default_rng(seed), []
-    for _ in range(events // 10):
-        scored, hits = scored + 10, hits + int(rng.binomial(10, rate))
+    both = (1 - alike) / alike
+    for _ in range(events // 5):
+        own = rng.beta(rate * both, (1 - rate) * both)
+        scored, hits = scored + 5, hits + int(rng.binomial(5, own))
         said.append(drift.look(version, scored, hits))
     return [words for words in said if words]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_chance_is_no_fall(seed: int) -> None:
-    """However often one looks."""
-    assert told(Drift(), 0.5, 20 * WINDOW, seed) == []
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_chance_is_no_fall(seed: int, rate: float) -> None:
+    """However often one looks, and although the hits of a session hang together."""
+    assert told(Drift(), rate, 50 * WINDOW, seed) == []
 
 
 def test_a_fall_is_told_of_once() -> None:
@@ -52,3 +65,4 @@ def test_a_small_fall_is_not_worth_a_refit() -> None:
     assert not fallen((10**7, 5 * 10**6), (10**7, 48 * 10**5))
     assert fallen((10**7, 5 * 10**6), (10**7, 47 * 10**5))
     assert not fallen((20, 10), (20, 5))
+    assert not fallen((1000, 500), (1000, 400))

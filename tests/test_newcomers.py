@@ -7,12 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys import features, ranking, retrieval, training
+from recsys import features, ranking, retrieval, rules, training
 from recsys.aggregate_log import LogFold
 from recsys.aggregates import Aggregates, ranking_by
 from recsys.bundle import Bundle
 from recsys.catalog import Catalog
 from recsys.config import Placement
+from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.replay import replay
 from recsys.evaluation.split import split
 from recsys.events import Event
@@ -279,6 +280,72 @@ def test_no_list_knows_the_future() -> None:
     assert lists[0] == lists[1]
     shown = {item for items in lists[0] for item in items}
     assert len(shown - set(bundle.items.ids(range(len(bundle.items))))) > 5
+
+
+def test_an_evaluation_counts_them() -> None:
+    """One that was in the list is a hit, although training never saw it."""
+    cut = split(log_from_frame(coming()), "0.3")
+    trained = train(cut.train, small_config(**RANKED))
+    off = dataclasses.replace(trained.config.retrieval, newcomers=0)
+    config = dataclasses.replace(trained.config, retrieval=off)
+    rates = []
+    for one in (trained, dataclasses.replace(trained, config=config)):
+        found = evaluate(one, cut.test, before=cut.train, max_sessions=60)
+        rates.append(found.systems["full"]["hr@20"])
+    assert rates[0] > rates[1] + 0.05
+
+
+@pytest.mark.parametrize(("residue", "there"), [(0.0, False), (1e-17, False), (1.0, True)])
+def test_what_rounding_leaves_is_nothing(bundle: Bundle, residue: float, there: bool) -> None:
+    """A step that was taken out of the counts, but for the last bits, proposes nothing."""
+    state = told(bundle, "i5 new", "i5 i6")
+    steps = state.steps["co_viewed_now"]
+    row = steps.link(*state.numbers_of(["i5", "new"]).tolist())
+    state.tables["co_viewed_now"].first[row] = residue
+    assert ("new" in asked(bundle, state, "i5")) == there
+
+
+def test_what_no_aggregate_counts_is_not_heard_of(bundle: Bundle) -> None:
+    """A replay knows all ids of a log from the start, a worker those that count."""
+    declared = tuple(dataclasses.replace(a, types=("view",)) for a in ranking_by(bundle.config))
+    rows = [{"session_id": "s", "item_id": "new", "type": "wishlist", "timestamp": LATER}]
+    states = [
+        LogFold(log_frame(seen), declared, bundle.config.events).advance() for seen in (rows, [])
+    ]
+    event = Event("wishlist", "s", "new", timestamp=LATER)
+    lists = [
+        recommend(
+            bundle, Session.from_events([event], aggregates=state), Request(placement="continue")
+        )
+        for state in states
+    ]
+    assert [answer.tier for answer in lists] == ["popular", "popular"]
+    assert lists[0].item_ids == lists[1].item_ids
+
+
+def test_only_the_ranker_knows_them(bundle: Bundle) -> None:
+    """Without it no list claims to reflect a session of new items, and none are like them."""
+    plain = train(coming(), small_config(ranker={"enabled": False}))
+    state = told(plain, *["new i30"] * 4)
+    answer = recommend(plain, visitor(plain, state, "new"), Request())
+    assert answer.tier == "popular"
+    with pytest.raises(KeyError):
+        similar(plain, "new", aggregates=state)
+    lonely = told(bundle, "lonely")
+    with pytest.raises(KeyError):
+        similar(bundle, "lonely", aggregates=lonely)
+
+
+def test_barred_are_those_that_no_list_holds(bundle: Bundle) -> None:
+    """Refused or bought, they are looked for no more than others."""
+    events = [
+        Event("purchase", "before", "new", user_id="u", timestamp=LATER),
+        Event("dislike", "s", "newer", user_id="u", timestamp=LATER + 1),
+    ]
+    session = Session.from_events(events[1:], events[:1])
+    placement = bundle.config.placements["discover"]
+    out = rules.excluded(bundle, session, placement, -1, ())
+    assert {"new", "newer"} <= rules.barred(bundle, session, placement, out)
 
 
 def test_without_anything_new_nothing_changes(bundle: Bundle) -> None:

@@ -309,6 +309,22 @@ async def test_what_a_newer_version_wrote_is_left_to_it(
     assert held(tmp_path) == ["e0", "e1", "e2"]
 
 
+@pytest.mark.parametrize("once", [True, False])
+async def test_what_stands_before_a_newer_entry_is_written(
+    store: Store, reader: Any, tmp_path: Path, redis_server: EmbeddedRedis, once: bool
+) -> None:
+    """In its partition, and all there is in the others; whoever drains lets go of them too."""
+    await store.append(clicks(0, 21))
+    redis = Redis.from_url(redis_server.url)
+    redis.xadd(log_key(store.config, partition_of("s0", store.config)), {"e": b"{}", "new": "1"})
+    stream = reader()
+    with pytest.raises(NewerLogError):
+        stream.drain() if once else stream.run(threading.Event())
+    assert sorted(held(tmp_path)) == ids(0, 21)
+    assert (await store.lag()).events == 1
+    assert stream.lake.held == []
+
+
 async def test_events_cut_from_the_log_are_told_of(
     store: Store, reader: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,6 +99,7 @@ class Panel:
             *(stale_name(seconds) for seconds in delays),
         ]
         ids = bundle.items.ids(range(len(bundle.items)))
+        # Of the bundle, and behind these a row for each other item that is met.
         self.row_of = {item: row for row, item in enumerate(ids)}
         self.user_row = lru_cache(REMEMBERED)(self._user_row)
         self.deep_list = lru_cache(REMEMBERED * len(self.mixes))(self._deep_list)
@@ -172,8 +173,12 @@ class Panel:
         answer = recommend(bundle, session, replace(self.request, exclude=barred))
         return self._rows(answer.item_ids)
 
+    def row(self, item: str) -> int:
+        """The row of an item; of one that training never saw, the same each time too."""
+        return self.row_of.setdefault(item, len(self.row_of))
+
     def _rows(self, item_ids: list[str]) -> Rows:
-        return tuple(self.row_of[item] for item in item_ids)
+        return tuple(map(self.row, item_ids))
 
     def _user_row(self, user_id: str | None) -> int:
         return -1 if user_id is None else int(self.bundle.users.rows([user_id])[0])

@@ -23,8 +23,8 @@ class Answer:
 
     cluster: the user, or the session without one; what is drawn together in a bootstrap. known:
     training knew the user. prefix: positive item events of the session so far. wanted: distinct
-    rows, -1 for an item that training never saw. first: the one of them that came first. repeated:
-    that item is in the session already. latency_ns: of the full list.
+    rows. first: the one of them that came first. repeated: that item is in the session already.
+    latency_ns: of the full list. Rows of items that training never saw are behind the others.
     """
 
     session: str
@@ -146,8 +146,10 @@ class Tally:
             "known": answer.known,
             "prefix": answer.prefix,
             "wanted": len(answer.wanted),
-            "unseen": answer.wanted.count(-1),
-            "interest": float(self.counts[answer.first]) if answer.first >= 0 else 0.0,
+            "unseen": sum(row >= len(self.counts) for row in answer.wanted),
+            "interest": float(self.counts[answer.first])
+            if answer.first < len(self.counts)
+            else 0.0,
             "repeated": answer.repeated,
             "latency_ns": answer.latency_ns,
         }
@@ -167,20 +169,23 @@ class Tally:
             for system, held in enumerate(lists[:, users == known]):
                 for j, k in enumerate(self.at):
                     rows = held[:, :k]
-                    self.shown[system, known, j, rows[rows >= 0]] = True
+                    self.shown[system, known, j, rows[self._known(rows)]] = True
                 self.buckets[system, known] += self._by_bucket(held)
         self.chosen += self._by_bucket(np.array([row for a in answers for row in a.wanted]))
 
     def _by_bucket(self, rows: NDArray[Any]) -> NDArray[np.int64]:
-        return np.bincount(self.bucket[rows[rows >= 0]], minlength=len(BUCKETS))
+        return np.bincount(self.bucket[rows[self._known(rows)]], minlength=len(BUCKETS))
+
+    def _known(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which rows are of items that training knew; -1 is no row."""
+        return (rows >= 0) & (rows < len(self.counts))
 
     def _values(self, answers: list[Answer], lists: NDArray[np.int32]) -> NDArray[np.float32]:
         """The figures of every answer: float32 [answers, names, columns]."""
         wanted = np.array([len(a.wanted) for a in answers])
         hits = np.zeros(lists.shape, dtype=bool)
         for i, answer in enumerate(answers):
-            # -1 stands for an unseen item in wanted and for padding in lists: never a hit.
-            hits[:, i] = np.isin(lists[:, i], [row for row in answer.wanted if row >= 0])
+            hits[:, i] = np.isin(lists[:, i], answer.wanted)
         values = np.empty((len(answers), len(self.names), len(self.columns)), dtype=np.float32)
         for system, held in enumerate(lists):
             values[:, system] = self._figures(hits[system], wanted, held)
@@ -192,7 +197,8 @@ class Tally:
         """The figures of one system, in the order of columns: float64 [answers, columns]."""
         figures = []
         for k in self.at:
-            held = lists[:, :k]
+            # What a list is made of, as far as training knows it.
+            held = np.where(self._known(lists[:, :k]), lists[:, :k], -1)
             figures += [metric(hits, wanted, k) for metric in METRICS.values()]
             figures += [mean_popularity(held, self.counts), novelty(held, self.counts)]
             figures.append(diversity(held, self.vectors))

@@ -94,13 +94,13 @@ def test_slices_add_up(known: tuple[Bundle, Log]) -> None:
 def test_slices_by_hand(known: tuple[Bundle, Log]) -> None:
     """Each sample falls where its session length, visitor, item and repeat put it."""
     bundle = known[0]
-    rare = int(np.argmin(bundle.popularity.counts))
+    rare, unseen = int(np.argmin(bundle.popularity.counts)), len(bundle.items)
     figures = counted(
         bundle,
         [
             answer(0, {"full": 1}, prefix=1, repeated=True),
             answer(1, {"full": 1}, prefix=4, known=True, cluster="u"),
-            answer(2, {}, prefix=12, known=True, cluster="u", wanted=[-1], first=-1),
+            answer(2, {}, prefix=12, known=True, cluster="u", wanted=[unseen], first=unseen),
             answer(3, {}, prefix=5, wanted=[rare], first=rare),
         ],
     )
