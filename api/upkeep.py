@@ -30,6 +30,7 @@ from recsys.stream import Stream
 NICE = 10  # of the process that trains
 KEPT = 5  # of the newest bundles; older refits are removed
 DRIFT_EVERY = 5.0  # seconds between two looks at the live hits
+RETRY = 600.0  # seconds until a full training that failed is tried again
 STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 TOLD_LINES = 3  # of what a training that failed said last
 
@@ -178,6 +179,10 @@ class Upkeep:
         answer, words = run.said()
         if not answer:
             why = escape(" ".join(words[-TOLD_LINES:]))
+            if run.what == "train" and self.schedule.retrain:
+                # Not only after a whole period: that may be a day.
+                again = min(RETRY, self.schedule.retrain)
+                self._trained = time.time() - self.schedule.retrain + again
             console.print(f"[red]{run.what}: status {run.process.returncode}:[/] {why}")
             return
         outcome = escape(_outcome(orjson.loads(answer[-1])))

@@ -1,9 +1,11 @@
 """Small logs whose right answers are obvious."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 
-from recsys.config import Config, config_from_dict
+from recsys.config import AGGREGATES, Config, config_from_dict
 from recsys.logs import COLUMNS
 
 SCHEMA = {
@@ -16,6 +18,9 @@ SCHEMA = {
     "event_id": pl.String,
 }
 START = 1_700_000_000.0  # Unix seconds
+
+# Tables of [[aggregate]] with which no ranker is told what the stream says.
+UNTOLD = [{**dataclasses.asdict(aggregate), "ranking": False} for aggregate in AGGREGATES]
 
 
 def log_frame(rows: list[dict[str, object]]) -> pl.DataFrame:

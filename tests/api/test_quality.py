@@ -6,7 +6,6 @@ import gc
 import itertools
 import weakref
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +15,6 @@ from api.quality import ASKED, Quality
 from api.settings import Settings
 from recsys import probation
 from recsys.bundle import Bundle, sealed
-from recsys.config import AGGREGATES
 from recsys.evaluation.replay import samples
 from recsys.events import Event
 from recsys.mirror import mirrored
@@ -28,19 +26,17 @@ from recsys.snapshot import told_after
 from recsys.store import Store
 from recsys.training import train
 from tests.api.conftest import NOW, Served, running
-from tests.synthetic import small_config, walks
+from tests.synthetic import UNTOLD, small_config, walks
 from tests.test_point_in_time import LIVE
 from tests.test_training import RANKED
 
 pytestmark = pytest.mark.anyio
 
-TOLD_NOTHING = [{**asdict(aggregate), "ranking": False} for aggregate in AGGREGATES]
-
 
 @pytest.fixture(scope="module")
 def walked() -> Bundle:
     """After an item comes the one after it; told of nothing that could overtake a list."""
-    return train(walks(200), small_config(aggregate=TOLD_NOTHING))
+    return train(walks(200), small_config(aggregate=UNTOLD))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +52,7 @@ def lost() -> Bundle:
     """Any item comes after any."""
     log = walks(200)
     shuffled = log.with_columns(pl.col("item_id").shuffle(seed=1))
-    return train(shuffled, small_config(aggregate=TOLD_NOTHING))
+    return train(shuffled, small_config(aggregate=UNTOLD))
 
 
 @pytest.fixture

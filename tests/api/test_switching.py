@@ -16,7 +16,7 @@ from recsys.registry import Registry
 from recsys.session import Session
 from recsys.training import train
 from tests.api.conftest import running
-from tests.synthetic import checkerboard, small_config
+from tests.synthetic import UNTOLD, checkerboard, small_config
 from tests.test_training import RANKED
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.anyio
 
 def named_after(name: str, **tables: object) -> Bundle:
     frame = checkerboard().with_columns(item_id=pl.lit(name) + pl.col("item_id"))
-    return train(frame, small_config(**tables))
+    # Nor do others' clicks move its scores, or bring items that it does not know.
+    return train(frame, small_config(**tables, aggregate=UNTOLD))
 
 
 async def test_no_answer_mixes_two_bundles(settings: Settings, tmp_path: Path) -> None:

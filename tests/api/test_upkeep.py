@@ -144,6 +144,24 @@ async def test_a_fall_of_the_live_hits_starts_a_refit(
     assert "refit: live hits have fallen to 0." in capsys.readouterr().err
 
 
+def test_a_training_that_failed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After minutes, not after the period of a day, and what was wrong is told each time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("api.upkeep.RETRY", 0.0)
+    (tmp_path / "events").mkdir()  # which hold nothing
+    reader = Stream("redis://127.0.0.1:1", Lake(tmp_path / "events"), StoreConfig())
+    reader.written = 1
+    with contextlib.closing(Upkeep(tmp_path, tmp_path / "events", Schedule(retrain=86400.0))) as up:
+        for _ in range(2):
+            up(reader)
+            assert up.busy
+            while up.busy:
+                up(reader)
+    assert capsys.readouterr().err.count("train: status 2:") == 2
+
+
 def test_it_ends_with_the_reader_and_publishes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
