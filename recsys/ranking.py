@@ -22,7 +22,7 @@ from recsys.retrieval import (
     Profile,
     Ranked,
     best_search,
-    is_followed,
+    is_heard_of,
     retrieve,
 )
 
@@ -126,7 +126,7 @@ def uses_ranker(bundle: Bundle, who: Profile) -> bool:
         return False
     if len(who.sequence) or (len(who.past[0]) and bundle.facts.openings):
         return True
-    return is_followed(bundle, who)
+    return is_heard_of(bundle, who)
 
 
 def rank(

@@ -135,7 +135,8 @@ def similar(
     known = item_id in bundle.items
     if not known:
         who = retrieval.profile(bundle, nobody, item_id)
-        if not _is_followed(bundle, who, placement_of(bundle.config, asked.placement)):
+        placement = placement_of(bundle.config, asked.placement)
+        if not _is_heard_of(bundle, who, placement, followed=True):
             raise KeyError(item_id)
     return recommend(bundle, nobody, asked)
 
@@ -263,9 +264,13 @@ def _uses_ranker(bundle: Bundle, who: retrieval.Profile, placement: Placement) -
     return placement.ranking == "auto" and ranking.uses_ranker(bundle, who)
 
 
-def _is_followed(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> bool:
-    """Whether what the stream says of new items is what the placement ranks by."""
-    return _uses_ranker(bundle, who, placement) and retrieval.is_followed(bundle, who)
+def _is_heard_of(
+    bundle: Bundle, who: retrieval.Profile, placement: Placement, *, followed: bool = False
+) -> bool:
+    """Whether the placement ranks by what the stream says of new items, and it says something."""
+    if not _uses_ranker(bundle, who, placement):
+        return False
+    return retrieval.is_heard_of(bundle, who, followed=followed)
 
 
 def _diversity(placement: Placement, request: Request) -> float:
@@ -297,7 +302,7 @@ def _diverse(
 
 
 def _tier(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> str:
-    if who.fresh or _is_followed(bundle, who, placement):
+    if who.fresh or _is_heard_of(bundle, who, placement):
         return "ranker" if _uses_ranker(bundle, who, placement) else "session"
     return "batch" if len(who.past[0]) else "popular"
 

@@ -200,14 +200,18 @@ def told(bundle: Bundle, who: Profile, name: str) -> tuple[Aggregates, Aggregate
     return (state, found[0]) if state and found else None
 
 
-def is_followed(bundle: Bundle, who: Profile) -> bool:
-    """Whether the stream knows what came after an item of the session, be it new to the bundle."""
+def is_heard_of(bundle: Bundle, who: Profile, *, followed: bool = False) -> bool:
+    """Whether the stream knows an item of the session, be it new to the bundle; followed: and what
+    came after it."""
     found = told(bundle, who, "co_viewed_now") if who.trail else None
     if not found or not bundle.config.retrieval.newcomers:
         return False
     state, aggregate = found
     recent = dict.fromkeys(who.trail[: bundle.config.transitions.last_items])
-    return state.goes_on(aggregate, state.numbers_of([*recent]))
+    numbers = state.numbers_of([*recent])
+    if not followed and state.heard_of(numbers).any():
+        return True
+    return state.goes_on(aggregate, numbers)
 
 
 # Every source is one function and one line here, and a number of candidates in RetrievalConfig.

@@ -387,7 +387,7 @@ def replayed(
         tick()
         session = sample.moment.session(config)
         who = retrieval.profile(head, session)
-        if not (len(who.sequence) or len(who.past[0]) or retrieval.is_followed(head, who)):
+        if not (len(who.sequence) or len(who.past[0]) or retrieval.is_heard_of(head, who)):
             continue
         candidates = retrieval.retrieve(head, who, 0)
         wanted = PROTOCOLS[target](sample, ())
