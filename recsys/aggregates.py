@@ -267,19 +267,19 @@ class Aggregates:
     ) -> tuple[Doubles, float]:
         """Values of the steps from an item by number to rows, ascending, float64; and of all steps
         from it together. row_of: int32 [numbers], which item is which row, -1 for none."""
-        steps, table = self.steps[aggregate.name], self.tables[aggregate.name]
         return _steps_to(
-            steps.head,
-            steps.next,
-            steps.to,
-            table.first,
-            table.second,
+            *self._links(aggregate),
             start,
             row_of,
             rows,
             self.moment,
             aggregate.span,
         )
+
+    def _links(self, aggregate: Aggregate) -> tuple[Rows, Rows, Rows, Doubles, Doubles]:
+        """The chains of steps and their cells, as compiled code takes them."""
+        steps, table = self.steps[aggregate.name], self.tables[aggregate.name]
+        return steps.head, steps.next, steps.to, table.first, table.second
 
     def changed(self, aggregate: Aggregate, rows: Rows) -> None:
         """Say that these rows of a table are others now."""
@@ -312,13 +312,8 @@ class Aggregates:
 
         row_of: int32 [numbers], which item is which row, -1 for none.
         """
-        steps, table = self.steps[aggregate.name], self.tables[aggregate.name]
         return _shares_after(
-            steps.head,
-            steps.next,
-            steps.to,
-            table.first,
-            table.second,
+            *self._links(aggregate),
             recent,
             row_of,
             self.moment,
@@ -334,13 +329,8 @@ class Aggregates:
 
         row_of: int32 [numbers], which item has which of the vectors, -1 for none.
         """
-        steps, table = self.steps[aggregate.name], self.tables[aggregate.name]
         return _folded(
-            steps.head,
-            steps.next,
-            steps.to,
-            table.first,
-            table.second,
+            *self._links(aggregate),
             numbers,
             row_of,
             vectors,
@@ -556,10 +546,9 @@ def _folded(
             row = row_of[to[link]]
             if row >= 0 and second[link, 0] > NEVER:
                 value = first[link, 0] * _worth(moment - second[link, 0], span)
-                if value <= EXPIRED:
-                    value = 0.0
-                for j in range(len(total)):
-                    total[j] += value * vectors[row, j]
+                if value > EXPIRED:
+                    for j in range(len(total)):
+                        total[j] += value * vectors[row, j]
             link = following[link]
         length = np.sqrt((total * total).sum())
         if length > 0:

@@ -32,7 +32,7 @@ def mend(directory: Path) -> int:
             # As a rule the last transaction has its end, and then there is nothing to look for.
             if data.rfind(MULTI) <= data.rfind(EXEC):
                 return 0
-            end, size = _whole(data), len(data)
+            end, size = _unfinished(data), len(data)
         if end == size:
             return 0
         file.truncate(end)
@@ -41,7 +41,7 @@ def mend(directory: Path) -> int:
     return size - end
 
 
-def _whole(data: mmap.mmap) -> int:
+def _unfinished(data: mmap.mmap) -> int:
     """Where the transaction that has no end begins; the size where all have one, or where what
     stands there is something else than cut off: that is for the server to say."""
     at, begun = 0, -1

@@ -168,7 +168,7 @@ def filled(
         return answer
     placement = placement_of(bundle.config, request.placement)
     out = rules.excluded_ids(bundle, session, placement, _named(request))
-    if "newcomers" in answer.reasons:
+    if ranking.NEWCOMERS in answer.reasons:
         out.update(answer.item_ids)
     found = masks.unseen(bundle.items, wanted, lacking + len(out))
     more = [item for item in found if item not in out][:lacking]

@@ -1,7 +1,9 @@
 """Items that a bundle does not know are recommended for what the stream says of them."""
 
 import dataclasses
+import itertools
 import random
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -64,8 +66,8 @@ def visitor(bundle: Bundle, state: Aggregates | None, *items: str) -> Session:
     return Session.from_events(events, config=bundle.config.session, aggregates=state)
 
 
-def asked(bundle: Bundle, state: Aggregates | None, *items: str, **wanted: object) -> list[str]:
-    return recommend(bundle, visitor(bundle, state, *items), Request(**wanted)).item_ids  # type: ignore[arg-type]
+def asked(bundle: Bundle, state: Aggregates | None, *items: str, **wanted: Any) -> list[str]:
+    return recommend(bundle, visitor(bundle, state, *items), Request(**wanted)).item_ids
 
 
 STEPS = ("i5 new", "i5 new", "i5 new i6", "i5 i6")
@@ -144,7 +146,9 @@ def test_rules_hold_for_them(bundle: Bundle) -> None:
     assert "new" not in asked(dataclasses.replace(bundle, config=config), state, "i5")
 
 
-def of_catalogue(bundle: Bundle, wanted: Filter | None = None, **items: Item) -> tuple[Masks, dict]:  # type: ignore[type-arg]
+def of_catalogue(
+    bundle: Bundle, wanted: Filter | None = None, **items: Item
+) -> tuple[Masks, dict[str, Any]]:
     catalog = Catalog()
     for item_id, item in items.items():
         catalog.upsert(item_id, item)
@@ -274,8 +278,8 @@ def test_no_list_knows_the_future() -> None:
     lists = []
     for log in (tail, other):
         fold = LogFold(log, ranking_by(bundle.config), bundle.config.events)
-        moments = replay(log, fold=fold)
-        sessions = (moment.session(bundle.config) for moment, _ in zip(moments, range(300)))  # noqa: B905
+        moments = itertools.islice(replay(log, fold=fold), 300)
+        sessions = (moment.session(bundle.config) for moment in moments)
         lists.append([recommend(bundle, session, Request()).item_ids for session in sessions])
     assert lists[0] == lists[1]
     shown = {item for items in lists[0] for item in items}
