@@ -66,7 +66,7 @@ class Engine:
         mirror = await self._mirrored(bundle, probation, declare=True)
         telemetry.bundle_swapped(self.bundle.version if self.bundle else None, version)
         if self.shelf:
-            await self.shelf.align(bundle.items)
+            await self.shelf.align(bundle)
         self.bundle, self.mirror, self.flaw = bundle, mirror, None
         self.quality.probation = probation
         logger.info("serving bundle %s", version)
@@ -82,7 +82,7 @@ class Engine:
                     continue
                 anew = await shelved(self.store)
                 if self.bundle:
-                    await anew.align(self.bundle.items)
+                    await anew.align(self.bundle)
                 if shelf and (before := len(shelf.known)):
                     now = len(anew.known)
                     logger.warning("the catalogue was read anew: %d items, %d before", now, before)

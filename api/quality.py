@@ -73,7 +73,8 @@ class Judged:
         session = session_of(live, bundle.config, self.mirror, event.session_id)
         allowed = shelf.allowed(bundle.items, None) if shelf else None
         beyond = shelf.beyond() if shelf else None
-        asked = replace(ASKED, allowed=allowed, beyond=beyond)
+        unseen = shelf.unseen(bundle) if shelf else None
+        asked = replace(ASKED, allowed=allowed, beyond=beyond, unseen=unseen)
         if item in recommend(bundle, session, asked).item_ids:
             return True
         row = int(bundle.items.rows([item or ""])[0])

@@ -15,7 +15,7 @@ import orjson
 from rich.console import Console
 
 from api.settings import from_environment
-from api.upkeep import Schedule, Upkeep
+from api.upkeep import Schedule, Upkeep, note_items
 from recsys.embedded import EmbeddedRedis, end_with_parent
 from recsys.events import InputError
 from recsys.lake import Lake
@@ -65,6 +65,7 @@ def stream(
             folder.mkdir(parents=True, exist_ok=True)
             if once:
                 reader.drain()
+                note_items(reader, Path(data_dir))
             else:
                 console.print(f"reading {redacted(redis_url)} into {folder}", highlight=False)
                 with stopping() as stop, _upkeep(data_dir, folder, schedule) as upkeep:

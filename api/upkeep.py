@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from recsys.drift import Drift
 from recsys.durations import seconds_of
 from recsys.embedded import LAUNCHER
 from recsys.events import InputError
+from recsys.itemfiles import ITEMS, write_items
 from recsys.registry import Registry, RegistryError
 from recsys.store import StoreUnavailable
 from recsys.stream import Stream
@@ -128,6 +130,7 @@ class Upkeep:
             else:
                 self._refitted, self._known = now, reader.written
             console.print(f"{what}: {why}", highlight=False)
+            note_items(reader, self.data_dir)
             self._run = self._start(what)
 
     @property
@@ -191,6 +194,16 @@ class Upkeep:
             self.registry.prune(KEPT, refits=True)
         except (RegistryError, OSError) as error:
             console.print(f"[red]older refits stay:[/] {escape(str(error))}", highlight=False)
+
+
+def note_items(reader: Stream, data_dir: Path) -> None:
+    """Have the catalogue in the file where training looks for it; where there is none, no file."""
+    try:
+        path, items = data_dir / ITEMS, reader.catalogue()
+        if first := next(items, None):
+            write_items(path, chain([first], items))
+    except (StoreUnavailable, OSError) as error:
+        console.print(f"[red]{ITEMS} stays what it was:[/] {escape(str(error))}", highlight=False)
 
 
 def _outcome(summary: dict[str, Any]) -> str:

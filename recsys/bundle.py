@@ -20,6 +20,8 @@ from recsys.config import Config, ConfigError, config_from_dict
 from recsys.events import InputError
 from recsys.index import Index
 from recsys.interactions import History, IdMap
+from recsys.models.attributes import EMPTY as NO_ATTRIBUTES
+from recsys.models.attributes import NO_IDS, Attributes
 from recsys.models.continuations import Continuations
 from recsys.models.embedding import Embedding
 from recsys.models.forest import Forest
@@ -29,8 +31,9 @@ from recsys.models.session_embedding import SessionEmbedding
 from recsys.models.session_knn import SessionKnn
 from recsys.models.transitions import Transitions
 from recsys.snapshot import EMPTY, Snapshot, state_of
+from recsys.unseen import Unseen
 
-FORMAT = 7
+FORMAT = 8
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"
@@ -88,6 +91,10 @@ class Bundle:
     index: Index = field(repr=False)
     session_index: Index = field(repr=False)
     snapshot: Snapshot = field(default=EMPTY, repr=False)  # of the aggregates it declares
+    # What attributes say, by terms, and of which items nothing else says anything.
+    attribute_terms: IdMap = field(default=NO_IDS, repr=False)
+    attributes: Attributes = field(default=NO_ATTRIBUTES, repr=False)
+    unseen_items: IdMap = field(default=NO_IDS, repr=False)
 
     @property
     def cutoff(self) -> float:
@@ -97,6 +104,14 @@ class Bundle:
     def aggregates(self) -> Aggregates:
         """What the stream would say had nothing come since training, for who has no stream."""
         return state_of(self.snapshot, self.config)
+
+    @cached_property
+    def unseen(self) -> Unseen:
+        """The items of the catalogue that it was trained with and does not know, for who has none
+        of now."""
+        size = self.session_embedding.item_vectors.shape[1]
+        names = self.unseen_items.ids(range(len(self.unseen_items)))
+        return Unseen(names, self.attributes.unseen.reshape(-1, size))
 
     @property
     def likeness(self) -> tuple[str, NDArray[np.float32]]:
@@ -123,6 +138,9 @@ PARTS: dict[str, type[Any]] = {
     "session_embedding": SessionEmbedding,
     "forest": Forest,
     "snapshot": Snapshot,
+    "attribute_terms": IdMap,
+    "attributes": Attributes,
+    "unseen_items": IdMap,
 }
 
 

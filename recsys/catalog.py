@@ -43,7 +43,8 @@ class Catalog:
         self._aligned: list[tuple[IdMap, Slots]] = []
         # Changes are counted, and of which number the last of each kind was, so that what does not
         # depend on it stays valid.
-        self._change = 0
+        self.change = 0
+        self._changed_at = np.zeros(1024, dtype=np.int64)  # by slots
         self.named_at = 0  # an item was named for the first time
         self.shown_at = 0  # one became visible or ceased to be
 
@@ -86,7 +87,7 @@ class Catalog:
             name = field.removeprefix(PROPERTY)
             if field.startswith(PROPERTY) and name not in self._holders:
                 return Column([], 0)
-            column = Column([_values(item, field) for item in self._items], self._change)
+            column = Column([_values(item, field) for item in self._items], self.change)
         self._columns[field] = column  # the one named last is at the end
         if len(self._columns) > MOST_COLUMNS:
             del self._columns[next(iter(self._columns))]
@@ -135,28 +136,48 @@ class Catalog:
 
         among: bool [slots + 1], only of these.
         """
+        return self.ids_of(self._unseen(items, among)[:n])
+
+    def unseen_slots(self, items: IdMap) -> Slots:
+        """The slots of visible items that a bundle does not know, those named last first."""
+        return self._unseen(items, self.visible())
+
+    def ids_of(self, slots: Slots) -> list[str]:
+        """The ids of slots."""
+        return [self._ids[slot] for slot in slots.tolist()]
+
+    def of_slots(self, slots: Slots) -> list[Item | None]:
+        """What is known of slots; ``None`` of deleted ones."""
+        return [self._items[slot] for slot in slots.tolist()]
+
+    def changed_at(self, slots: Slots) -> NDArray[np.int64]:
+        """The number of the last change of each slot, int64."""
+        return self._changed_at[slots]
+
+    def _unseen(self, items: IdMap, among: Mask) -> Slots:
         held = among[:-1].copy()
         slots = self.rows(items)
         held[slots[slots >= 0]] = False
-        return [self._ids[slot] for slot in np.flatnonzero(held)[::-1][:n].tolist()]
+        return np.flatnonzero(held)[::-1]
 
     def _put(self, item_id: str, item: Item | None) -> None:
-        self._change += 1
+        self.change += 1
         slot = self._slot_of.get(item_id)
         if slot is None:
             slot = self._name(item_id)
+        self._changed_at[slot] = self.change
         visible = item is not None and item.visible
         if bool(self._visible[slot]) != visible:
             self._visible[slot] = visible
             self._hidden += -1 if visible else 1
-            self.shown_at = self._change
+            self.shown_at = self.change
         before, self._items[slot] = self._items[slot], item
         self._count_holders(before, -1)
         self._count_holders(item, 1)
         for field, column in self._columns.items():
             values = _values(item, field)
             if not _same(values, _values(before, field)):
-                column.put(slot, values, self._change)
+                column.put(slot, values, self.change)
 
     def _count_holders(self, item: Item | None, by: int) -> None:
         for name in item.properties if item else ():
@@ -171,9 +192,10 @@ class Catalog:
         self._slot_of[item_id] = slot
         self._items.append(None)
         self._ids.append(item_id)
-        self.named_at = self._change
+        self.named_at = self.change
         # One more than there are items, see `visible`.
         self._visible = longer(self._visible, slot + 2, True)
+        self._changed_at = longer(self._changed_at, slot + 1, 0)
         for items, slots in self._aligned:
             row = int(items.rows([item_id])[0])
             if row >= 0:

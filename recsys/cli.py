@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from recsys.config import Config, load_config
 from recsys.events import InputError
 from recsys.interrupts import held_back
+from recsys.itemfiles import ITEMS, load_items
 from recsys.logfiles import find_files
 from recsys.logs import Log, LogError, load_log
 
@@ -480,6 +481,13 @@ def _add_log_options(sub: argparse.ArgumentParser) -> None:
         "--max-bad", type=float, default=0.01, help="share of bad rows at which to stop (0.01)"
     )
     sub.add_argument(
+        "--items",
+        nargs="+",
+        metavar="FILE",
+        help="what the shop says of its items: .ndjson, .csv or .parquet (default: items.ndjson of "
+        "the data dir, where recsys stream has written it)",
+    )
+    sub.add_argument(
         "--rejects",
         type=Path,
         help="where bad rows go (default: train keeps them in the data dir, evaluate nowhere)",
@@ -501,7 +509,7 @@ def _files(arguments: argparse.Namespace) -> list[Path]:
     """The files that an evaluation reads."""
     settings = _config_file(arguments)
     logs = find_files([*arguments.log, *(arguments.train or ()), *(arguments.test or ())])
-    return [*logs, *([settings] if settings else [])]
+    return [*logs, *_item_files(arguments), *([settings] if settings else [])]
 
 
 def _load(
@@ -515,11 +523,20 @@ def _load(
         max_bad=arguments.max_bad,
         rejects=rejects,
     )
+    log = dataclasses.replace(log, items=load_items(_item_files(arguments)))
     if log.rejected:
         where = log.rejects_path or "--rejects FILE keeps them"
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in log.rejected.items())
         console.print(f"[yellow]rows rejected: {reasons} ({where})[/]", highlight=False)
     return log
+
+
+def _item_files(arguments: argparse.Namespace) -> list[Path]:
+    """The files that say what items are: those given, else that of the data directory."""
+    if arguments.items:
+        return [Path(path) for path in arguments.items]
+    kept = Path(getattr(arguments, "data_dir", None) or ".") / ITEMS
+    return [kept] if hasattr(arguments, "data_dir") and kept.exists() else []
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -191,6 +191,9 @@ class RetrievalConfig:
     # Items that the bundle does not know, by what came after the last items as the stream says it.
     # None: NEWCOMERS where the ranker is told of co_viewed_now, else 0.
     newcomers: int | None = None
+    # Items that nobody has touched yet, by what the shop says of them, where training was told that
+    # of others.
+    unseen: int = 5
 
 
 # Each part is over its highest value of what may be shown. item_knn_past counts beside a session;
@@ -262,6 +265,8 @@ UNORDERED: dict[str, dict[str, float]] = {
 }
 # Candidates there of sources that are off elsewhere.
 IN_BASKETS = {"item_knn": 30, "popular": 10}
+# Sources that only stand beside others in a list.
+BESIDE = ("newcomers", "unseen")  # see `recsys.newcomers`
 # Candidates of the sources that are live, by the names of their aggregates, and these' kinds.
 LIVE = {"co_viewed_now": (30, "co_count"), "trending": (0, "decayed_count")}
 NEWCOMERS = 10
@@ -431,7 +436,7 @@ class Config:
             types = [*self.events.weights, "any"]
             _check_names(f"{where}.exclude", "event type", placement.exclude, types)
             _check_names(f"{where}.sources", "source", placement.sources, sources)
-            rankings = ["auto", "blend", *(name for name in sources if name != "newcomers")]
+            rankings = ["auto", "blend", *(name for name in sources if name not in BESIDE)]
             _check_names(f"{where}.ranking", "ranking", (placement.ranking,), rankings)
             if placement.sources and placement.ranking != "auto":
                 raise ConfigError(

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import polars as pl
 from recsys.cautions import cautions
 from recsys.config import EventsConfig, nearest
 from recsys.events import ACCEPTED
+from recsys.items import Item
 from recsys.logfiles import (
     REJECT_SCHEMA,
     LogError,
@@ -60,6 +61,8 @@ class Log:
     rejects_path: Path | None = None  # the rejected rows as JSON lines
     # Unix seconds of the last event that is not of the lake's files; -inf: the stream brought all.
     imported_until: float = math.inf
+    # What the shop says of items, those among them that no event names.
+    items: Mapping[str, Item] = field(default_factory=dict)
 
     @property
     def kept(self) -> int:

@@ -2,11 +2,13 @@
 
 What the stream says of them stands for what training would. They are proposed where visitors came
 to them from the last items of a session, and where the session itself did; their vector in the
-session embedding is folded in from the items that visitors went on to. The ranker meets them in
-training as it does in traffic: as items of a log's tail that its head does not hold.
+session embedding is folded in from the items that visitors went on to. Of those that nobody has
+touched yet, what the shop says of them gives a vector, and the nearest to the session are proposed.
+The ranker meets them in training as it does in traffic: as items of a log's tail that its head does
+not hold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,11 +20,14 @@ from recsys.bundle import Bundle
 from recsys.columns import LOOK_BACK, NEVER, cosines, touched
 from recsys.config import Aggregate, RetrievalConfig
 from recsys.features import GROUPS, LEARNED_SOURCES, live_values
-from recsys.retrieval import Candidates, Floats, Mask, Profile, Rows, told
+from recsys.retrieval import Candidates, Floats, Mask, Profile, told
 
 CO_VIEWED = "co_viewed_now"
 OWN = 20  # last items of a session of which those that the bundle does not know are candidates
 TINY = 1e-9
+SPARE = 4  # times as many of the nearest are looked at as are candidates
+# Why an item is among them: visitors came to it, or the shop has told of it.
+SOURCES = ("newcomers", "unseen")
 
 # Which of some items, by id, may be shown.
 Shows = Callable[[Sequence[str]], Mask]
@@ -36,61 +41,75 @@ SHARED = (GROUPS["session"].keys() | GROUPS["user"].keys()) - {"fold_in_score"}
 
 @dataclass(frozen=True, slots=True)
 class Newcomers:
-    """names: ids, ascending. table: float32 [features, names], as of the other candidates. shares:
-    float32, how far visitors came to them from the session's items, over the best of any candidate.
+    """names: ids, ascending. table: float32 [features, names], as of the other candidates. parts:
+    float32 [SOURCES, names], how far visitors came to them from the session's items, over the best
+    of any candidate; and of those that only the shop speaks of, how near they are.
     """
 
     names: tuple[str, ...]
     table: Floats
-    shares: Floats
+    parts: Floats
 
 
 def newcomers(
-    bundle: Bundle, who: Profile, candidates: Candidates, table: Floats, shows: Shows | None = None
+    bundle: Bundle,
+    who: Profile,
+    candidates: Candidates,
+    table: Floats,
+    shows: Shows | None = None,
+    sources: Collection[str] = SOURCES,
 ) -> Newcomers | None:
     """Those for a visitor; ``None`` where there are none. table: the features of the candidates.
 
-    shows: only these.
+    shows: only these. sources: which of SOURCES are asked.
     """
-    found = told(bundle, who, CO_VIEWED)
-    wanted = bundle.config.retrieval.newcomers and who.trail and len(candidates.rows)
-    if not found or not wanted:
+    if not who.trail or not len(candidates.rows):
         return None
-    state, aggregate = found
-    if not state.aligned(bundle.items).unknown:
-        return None
-    numbers, shares = _proposed(bundle, who, state, aggregate)
-    names = [state.names["item"][number] for number in numbers.tolist()]
+    wanted = bundle.config.retrieval.newcomers and "newcomers" in sources
+    stream = told(bundle, who, CO_VIEWED) if wanted else None
+    share_of = _heard_of(bundle, who, *stream) if stream else {}
+    near = _near(bundle, who) if "unseen" in sources else {}
+    names = list(dict.fromkeys([*share_of, *near]))
     if names and shows:
-        kept = np.flatnonzero(shows(names))
-        numbers, shares, names = numbers[kept], shares[kept], [names[k] for k in kept.tolist()]
+        names = [name for name, kept in zip(names, shows(names), strict=True) if kept]
+    spare = [name for name in names if name not in share_of][bundle.config.retrieval.unseen :]
+    names = [name for name in names if name not in spare]
     if not names:
         return None
+    shares = np.array([share_of.get(name, 0.0) for name in names], np.float32)
     k = candidates.asked(CO_VIEWED)
     theirs = np.zeros(1, np.float32) if k is None else candidates.scores[k] * candidates.tops[k]
     best = np.float32(max(float(theirs.max()), float(shares.max()), TINY))
-    values = _values(bundle, who, names, numbers, state, aggregate)
+    values = _values(bundle, who, names, stream)
     if k is not None:
         ranks = (theirs > shares[:, None]).sum(axis=1).astype(np.float32)
         ranks[shares <= 0] = bundle.config.retrieval.co_viewed_now
         values[f"{CO_VIEWED}_score"] = shares / best
         values[f"{CO_VIEWED}_rank"] = ranks
     own = _table(bundle, table, values, len(names))
-    # By name: numbers are in order of arrival, which is another one in a replay.
+    # By name: they came in an order that is another one in a replay.
     order = np.array(sorted(range(len(names)), key=names.__getitem__))
-    return Newcomers(tuple(names[k] for k in order.tolist()), own[:, order], (shares / best)[order])
+    parts = np.zeros((len(SOURCES), len(names)), np.float32)
+    for place, name in enumerate(names):
+        if name in share_of:
+            parts[0, place] = shares[place] / best + TINY
+        else:
+            parts[1, place] = near[name]
+    return Newcomers(tuple(names[k] for k in order.tolist()), own[:, order], parts[:, order])
 
 
-def _proposed(
+def _heard_of(
     bundle: Bundle, who: Profile, state: Aggregates, aggregate: Aggregate
-) -> tuple[Rows, Floats]:
-    """Items by number, ascending, and how far visitors came to them from the last items."""
-    config, others = bundle.config, state.aligned(bundle.items).others
+) -> dict[str, float]:
+    """Items that the stream knows, and how far visitors came to them from the last items."""
+    aligned = state.aligned(bundle.items)
+    if not aligned.unknown:
+        return {}
+    config, others, names = bundle.config, aligned.others, state.names["item"]
     recent = state.numbers_of(who.trail[: config.transitions.last_items])
     numbers, shares = state.shares_after(aggregate, recent, config.transitions.decay, others)
     value = dict(zip(numbers.tolist(), shares.tolist(), strict=True))
     if len(value) > (most := config.retrieval.newcomers or 0):
-        names = state.names["item"]
         best = sorted(value, key=lambda number: (-value[number], names[number]))
         value = {number: value[number] for number in best[:most]}
     own = state.numbers_of(list(dict.fromkeys(who.trail[:OWN])))
@@ -98,20 +117,22 @@ def _proposed(
     own = own[others[own] == own]
     for number in own[state.heard_of(own)].tolist():
         value.setdefault(number, 0.0)
-    ascending = sorted(value)
-    return np.array(ascending, np.int32), np.array([value[k] for k in ascending], np.float32)
+    return {names[number]: share for number, share in value.items()}
+
+
+def _near(bundle: Bundle, who: Profile) -> dict[str, float]:
+    """Unseen items whose attributes are nearest to the session, with their cosines; more than are
+    candidates, as some may not be shown."""
+    return who.unseen.nearest(who.taste, SPARE * bundle.config.retrieval.unseen)
 
 
 def _values(
     bundle: Bundle,
     who: Profile,
     names: list[str],
-    numbers: Rows,
-    state: Aggregates,
-    aggregate: Aggregate,
+    stream: tuple[Aggregates, Aggregate] | None,
 ) -> dict[str, Floats | float]:
     """The features that say something of them."""
-    values = live_values(bundle, who, numbers, beyond=True)
     places = {name: k for k, name in enumerate(names)}
     trail = np.array([places.get(item, -1) for item in who.trail], np.int32)
     # The last item is what others are compared with, so it needs a place even where it is known.
@@ -119,15 +140,38 @@ def _values(
     trail[[item == who.trail[0] for item in who.trail]] = last
     touches = np.zeros((5, len(names)), np.float32)
     touched(touches, np.arange(len(names), dtype=np.int32), trail)
-    values.update(zip(GROUPS["touches"], touches, strict=True))
+    values: dict[str, Floats | float] = dict(zip(GROUPS["touches"], touches, strict=True))
+    values.update(_live(bundle, who, names))
     vectors, recent = bundle.session_embedding.item_vectors, who.sequence[:LOOK_BACK]
-    own = state.folded(aggregate, numbers, state.aligned(bundle.items).rows, vectors)
+    own = who.unseen.vectors_of(names)
+    if stream:
+        state, aggregate = stream
+        rows = state.aligned(bundle.items).rows
+        folded = state.folded(aggregate, state.numbers_of(names), rows, vectors)
+        followed = np.flatnonzero(folded.any(axis=1))
+        own[followed] = folded[followed]
     both = np.concatenate([own, vectors[recent]]) if len(vectors) else vectors
     ends = np.arange(len(names) + len(recent), dtype=np.int32)
     found = np.zeros((4, len(names)), np.float32)
     cosines(found, both, ends[: len(names)], ends[len(names) :], who.taste)
     values.update(zip(GROUPS["cosines"], found, strict=True))
+    if len(vectors) and len(who.live[0]):
+        values["whole_cosine"] = own @ vectors[who.live[0]].mean(axis=0)
     return values
+
+
+def _live(bundle: Bundle, who: Profile, names: list[str]) -> dict[str, Floats | float]:
+    """What the aggregates say of them."""
+    state = who.session.aggregates
+    # -1 of what the stream has not heard of.
+    numbers = state.numbers_of(names) if state else np.full(len(names), -1, np.int32)
+    order = np.argsort(numbers, kind="stable")
+    back = np.argsort(order, kind="stable")
+    found = live_values(bundle, who, numbers[order], beyond=True)
+    return {
+        name: value[back] if isinstance(value, np.ndarray) else value
+        for name, value in found.items()
+    }
 
 
 def _table(bundle: Bundle, theirs: Floats, values: dict[str, Floats | float], count: int) -> Floats:

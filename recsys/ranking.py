@@ -14,6 +14,7 @@ from recsys.columns import COLUMN
 from recsys.config import Aggregate
 from recsys.features import FEATURES, Context, Feature, live_features
 from recsys.models import forest
+from recsys.newcomers import SOURCES as BESIDE
 from recsys.newcomers import Newcomers, Shows, newcomers
 from recsys.retrieval import (
     Candidates,
@@ -22,6 +23,7 @@ from recsys.retrieval import (
     Profile,
     Ranked,
     best_search,
+    has_taste,
     is_heard_of,
     retrieve,
 )
@@ -31,7 +33,6 @@ Floats = NDArray[np.float32]
 Places = NDArray[np.intp]
 
 TINY = np.float32(1e-9)
-NEWCOMERS = "newcomers"  # the reason for them, and the source's name
 
 
 def feature_table(bundle: Bundle, who: Profile, candidates: Candidates) -> Floats:
@@ -124,7 +125,7 @@ def uses_ranker(bundle: Bundle, who: Profile) -> bool:
     """The forest ranks when there is one and it learned from visitors of whom as much is known."""
     if not len(bundle.forest.leaves):
         return False
-    if len(who.sequence) or (len(who.past[0]) and bundle.facts.openings):
+    if has_taste(who) or (len(who.past[0]) and bundle.facts.openings):
         return True
     return is_heard_of(bundle, who)
 
@@ -146,9 +147,8 @@ def rank(
     """
     candidates = retrieve(bundle, who, n, out, sources, allowed)
     table = feature_table(bundle, who, candidates)
-    found = None
-    if not sources or NEWCOMERS in sources:
-        found = newcomers(bundle, who, candidates, table, shows)
+    beside = [name for name in BESIDE if not sources or name in sources]
+    found = newcomers(bundle, who, candidates, table, shows, beside) if beside else None
     if allowed is not None:
         ranked = _ranked_allowed(bundle, who, candidates, table, allowed)
     else:
@@ -165,13 +165,13 @@ def _joined(bundle: Bundle, ranked: Ranked, found: Newcomers) -> Ranked:
     """With newcomers in rows behind those of the bundle."""
     count, places = len(bundle.items), len(ranked.rows)
     own = np.arange(count, count + len(found.names), dtype=np.int32)
-    parts = np.zeros((len(ranked.parts.names) + 1, places + len(own)), np.float32)
-    parts[:-1, :places] = ranked.parts.values
-    parts[-1, places:] = found.shares + TINY
+    parts = np.zeros((len(ranked.parts.names) + len(BESIDE), places + len(own)), np.float32)
+    parts[: -len(BESIDE), :places] = ranked.parts.values
+    parts[-len(BESIDE) :, places:] = found.parts
     return Ranked(
         np.concatenate([ranked.rows, own]),
         np.concatenate([ranked.scores, forest.scores(bundle.forest, found.table)]),
-        Parts((*ranked.parts.names, NEWCOMERS), parts),
+        Parts((*ranked.parts.names, *BESIDE), parts),
         Parts(ranked.made_of.names, np.concatenate([ranked.made_of.values, found.table], axis=1)),
         found.names,
     )

@@ -15,10 +15,12 @@ from recsys.bundle import Bundle
 from recsys.config import Config, Placement, nearest
 from recsys.events import InputError
 from recsys.filters import LEAST_FACTOR, MOST_FACTOR, Beyond, Filter, Masks
-from recsys.newcomers import Shows
+from recsys.newcomers import SOURCES, Shows
 from recsys.session import Session
+from recsys.unseen import Unseen
 
 MAX_N = 1000
+BESIDE = frozenset(SOURCES)  # reasons for items that the bundle does not know
 
 Mask = NDArray[np.bool_]
 
@@ -36,6 +38,7 @@ class Request:
     bundle's rows that may be shown, ``None`` for all. boosts: rows that count for more or less,
     bool [items], and the factor, from 0.1 to 10, see `rules.boosted`. beyond: the same of items
     that the bundle does not know; without it these are shown where all are, and not boosted.
+    unseen: those that nobody may have touched yet, ``None`` for the bundle's own catalogue's.
     """
 
     n: int = 20
@@ -47,6 +50,7 @@ class Request:
     allowed: Mask | None = field(default=None, repr=False)
     boosts: tuple[tuple[Mask, float], ...] = field(default=(), repr=False)
     beyond: Beyond | None = field(default=None, repr=False)
+    unseen: Unseen | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     _check_masks(bundle, request)
     depth = selection.window(request.n) if diversity else request.n
     clock = _Stopwatch()
-    who = retrieval.profile(bundle, session, request.item_id)
+    who = retrieval.profile(bundle, session, request.item_id, request.unseen)
     clock.lap("fold_in")
     out = rules.excluded(bundle, session, placement, who.user, _named(request))
     allowed = rules.showable(request.allowed, out)
@@ -124,28 +128,39 @@ def similar(
     n: int = 20,
     allowed: Mask | None = None,
     beyond: Beyond | None = None,
+    unseen: Unseen | None = None,
     aggregates: Aggregates | None = None,
 ) -> Recommendation:
     """Items near one item, of those allowed as in a Request. aggregates: what the stream says, by
     default what the bundle was told.
 
-    Raises KeyError when neither the bundle nor the stream knows it.
+    Raises KeyError when neither the bundle nor the stream knows it, and attributes tell nothing.
     """
-    nobody, asked = Session(aggregates=aggregates), similar_to(item_id, n, allowed, beyond)
-    known = item_id in bundle.items
-    if not known:
-        who = retrieval.profile(bundle, nobody, item_id)
+    nobody, asked = Session(aggregates=aggregates), similar_to(item_id, n, allowed, beyond, unseen)
+    if item_id not in bundle.items:
+        who = retrieval.profile(bundle, nobody, item_id, unseen)
         placement = placement_of(bundle.config, asked.placement)
-        if not _is_heard_of(bundle, who, placement, followed=True):
+        if not (retrieval.has_taste(who) or _is_heard_of(bundle, who, placement, followed=True)):
             raise KeyError(item_id)
     return recommend(bundle, nobody, asked)
 
 
 def similar_to(
-    item_id: str, n: int, allowed: Mask | None = None, beyond: Beyond | None = None
+    item_id: str,
+    n: int,
+    allowed: Mask | None = None,
+    beyond: Beyond | None = None,
+    unseen: Unseen | None = None,
 ) -> Request:
     """What :func:`similar` asks for, for nobody."""
-    return Request(n=n, item_id=item_id, placement="discover", allowed=allowed, beyond=beyond)
+    return Request(
+        n=n,
+        item_id=item_id,
+        placement="discover",
+        allowed=allowed,
+        beyond=beyond,
+        unseen=unseen,
+    )
 
 
 def filled(
@@ -168,7 +183,7 @@ def filled(
         return answer
     placement = placement_of(bundle.config, request.placement)
     out = rules.excluded_ids(bundle, session, placement, _named(request))
-    if ranking.NEWCOMERS in answer.reasons:
+    if not BESIDE.isdisjoint(answer.reasons):
         out.update(answer.item_ids)
     found = masks.unseen(bundle.items, wanted, lacking + len(out))
     more = [item for item in found if item not in out][:lacking]
@@ -302,7 +317,7 @@ def _diverse(
 
 
 def _tier(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> str:
-    if who.fresh or _is_heard_of(bundle, who, placement):
+    if who.fresh or retrieval.has_taste(who) or _is_heard_of(bundle, who, placement):
         return "ranker" if _uses_ranker(bundle, who, placement) else "session"
     return "batch" if len(who.past[0]) else "popular"
 

@@ -14,6 +14,7 @@ from recsys.config import Aggregate, RetrievalConfig
 from recsys.models import item_knn, session_embedding, session_knn, transitions
 from recsys.models.embedding import fold_in
 from recsys.session import Session
+from recsys.unseen import Unseen
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -37,8 +38,9 @@ class Profile:
     past: the same of earlier live sessions and the bundle's history.
     fresh: something live was found (of this session or earlier live ones).
     user: the known user's row, -1 for a stranger. session: what was resolved.
-    taste: float32 [d], the unit vector of the sequence in the session embedding, zero without one.
-    trail: ids of the sequence, those that the bundle does not know among them.
+    taste: float32 [d], the unit vector of the sequence in the session embedding; without one, that
+    of what attributes say of its items, zero where they say nothing. trail: ids of the sequence,
+    those that the bundle does not know among them. unseen: items that nobody may have touched yet.
     """
 
     sequence: Rows
@@ -49,6 +51,7 @@ class Profile:
     user: int
     session: Session
     trail: list[str]
+    unseen: Unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,11 @@ class Ranked:
     beyond: tuple[str, ...] = ()
 
 
-def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Profile:
-    """Resolve a session against a bundle; items the bundle does not know are ignored."""
+def profile(
+    bundle: Bundle, session: Session, anchor: str | None = None, unseen: Unseen | None = None
+) -> Profile:
+    """Resolve a session against a bundle. unseen: by default those of the bundle's catalogue."""
+    unseen = bundle.unseen if unseen is None else unseen
     if session.aggregates is None and bundle.snapshot.ends.any():
         session = replace(session, aggregates=bundle.aggregates)
     current, past = session.current, session.past
@@ -116,15 +122,20 @@ def profile(bundle: Bundle, session: Session, anchor: str | None = None) -> Prof
     earlier = _known(rows[touched:], past.weights)
     user = int(bundle.users.rows([session.user_id])[0]) if session.user_id else -1
     sequence = sequence[sequence >= 0]
+    if len(sequence):
+        taste = session_embedding.session_vector(bundle.session_embedding, sequence)
+    else:
+        taste = unseen.taste(names[:touched])
     return Profile(
         sequence=sequence,
-        taste=session_embedding.session_vector(bundle.session_embedding, sequence),
+        taste=taste,
         live=live,
         past=merge(earlier, _history(bundle, user)) if user >= 0 else earlier,
         fresh=bool(len(live[0]) or len(earlier[0])),
         user=user,
         session=session,
         trail=names[:touched],
+        unseen=unseen,
     )
 
 
@@ -137,7 +148,7 @@ def _session_knn(bundle: Bundle, who: Profile, k: int) -> Scored:
 
 
 def _session_embedding(bundle: Bundle, who: Profile, k: int, allowed: Mask | None = None) -> Scored:
-    if not len(who.sequence) or not len(bundle.session_index.factors):
+    if not has_taste(who) or not len(bundle.session_index.factors):
         return NOTHING
     return bundle.session_index.search(who.taste, k, allowed)
 
@@ -198,6 +209,11 @@ def told(bundle: Bundle, who: Profile, name: str) -> tuple[Aggregates, Aggregate
     state = who.session.aggregates
     found = [a for a in ranking_by(bundle.config) if a.name == name] if state else []
     return (state, found[0]) if state and found else None
+
+
+def has_taste(who: Profile) -> bool:
+    """Whether something is known of the session's items, be it what the shop says of them."""
+    return len(who.sequence) > 0 or bool(who.taste.any())
 
 
 def is_heard_of(bundle: Bundle, who: Profile, *, followed: bool = False) -> bool:
@@ -292,7 +308,7 @@ def popular_of(allowed: Mask, n: int) -> Rows:
 
 def best_search(bundle: Bundle, who: Profile) -> str:
     """The source that searches best for a visitor; ``popular`` where nothing is known."""
-    if len(who.sequence) and len(bundle.session_index.factors):
+    if has_taste(who) and len(bundle.session_index.factors):
         return "session_embedding"
     return "embedding" if len(who.live[0]) or len(who.past[0]) else "popular"
 

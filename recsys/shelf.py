@@ -7,11 +7,14 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from recsys.bundle import Bundle
 from recsys.catalog import Catalog, Mask
 from recsys.filters import Beyond, Boost, Filter, Masks
 from recsys.interactions import IdMap
 from recsys.items import decode
+from recsys.side_index import SideIndex, vectors_of
 from recsys.store import ItemChanges, Store, place_of
+from recsys.unseen import Unseen
 
 FOLLOWED = 100  # changes taken at a time: a few milliseconds of work
 NOWHERE = "0-0"  # the place in a stream that holds nothing yet
@@ -27,6 +30,7 @@ class Shelf:
 
     catalog: Catalog
     masks: Masks
+    side: SideIndex
     known: dict[str, bytes]
     place: str
 
@@ -56,10 +60,19 @@ class Shelf:
             if self.place == before:
                 return False
 
-    async def align(self, items: IdMap) -> None:
-        """Be ready for a bundle's first request; a thread looks its items up, which takes long."""
-        found = await asyncio.to_thread(items.rows, self.catalog.ids())
-        self.catalog.align(items, found)
+    async def align(self, bundle: Bundle) -> None:
+        """Be ready for a bundle's first request; a thread does what takes long."""
+        found = await asyncio.to_thread(bundle.items.rows, self.catalog.ids())
+        self.catalog.align(bundle.items, found)
+        if len(bundle.attribute_terms):
+            change = self.catalog.change
+            slots, items = self.side.asked(bundle)
+            vectors = await asyncio.to_thread(vectors_of, bundle, items)
+            self.side.put(bundle, slots, change, vectors)
+
+    def unseen(self, bundle: Bundle) -> Unseen:
+        """For a `Request`: what a bundle does not know, by what the shop says of it."""
+        return self.side.of(bundle)
 
     def allowed(self, items: IdMap, wanted: Filter | None) -> Mask | None:
         """For a `Request`: the rows of a bundle that are visible and hold a filter."""
@@ -94,7 +107,7 @@ async def shelved(store: Store) -> Shelf:
 
 def _filled(pairs: Iterable[tuple[bytes, bytes]], place: str) -> Shelf:
     catalog = Catalog()
-    shelf = Shelf(catalog, Masks(catalog), {}, place)
+    shelf = Shelf(catalog, Masks(catalog), SideIndex(catalog), {}, place)
     for item_id, payload in pairs:
         shelf._put(item_id.decode(), payload)
     for field in COLUMNS:

@@ -47,6 +47,7 @@ PAUSE = 0.05  # seconds between looks at an empty log
 RETRY = 1.0  # seconds after a failure, or while others write all partitions
 ALIVE = 10.0  # seconds after which a reader that said nothing is thought gone
 TIMEOUT = 5.0  # seconds for one call of Redis
+SCANNED = 500  # items of the catalogue asked for at a time
 FILL_FOR = 0.2  # seconds of filling in between two looks at the log
 
 # Of an entry of the log; see store.lua.
@@ -191,6 +192,23 @@ class Stream:
             self.redis.ping()
         except RedisError as error:
             raise StoreUnavailable(str(error)) from error
+
+    def catalogue(self) -> Iterator[tuple[str, bytes]]:
+        """Every item there is, with what is known of it as JSON; some perhaps twice. Raises
+        StoreUnavailable."""
+        cursor = b"0"
+        while True:
+            args: list[str | bytes | int] = ["items", cursor, SCANNED]
+            try:
+                found: Any = self._script(keys=[prefix(self.config)], args=args)
+            except RedisError as error:
+                raise StoreUnavailable(str(error)) from error
+            _, cursor, pairs = found
+            for item_id, known in zip(pairs[::2], pairs[1::2], strict=True):
+                if known:  # not of one that was deleted
+                    yield item_id.decode(), known
+            if cursor == b"0":
+                return
 
     def quality(self, version: str) -> tuple[int, int]:
         """A bundle's events that were scored, and hits among them. Raises StoreUnavailable."""

@@ -23,6 +23,7 @@ from recsys.events import InputError
 from recsys.interactions import NoInteractionsError, fold
 from recsys.logs import Log, log_from_frame
 from recsys.models import (
+    attributes,
     continuations,
     embedding,
     forest,
@@ -143,6 +144,8 @@ def fit_sources(
     with stages.of(prefix + "index"):
         index = faiss_index.build(vectors.item_factors, config.index, seed)
         session_index = faiss_index.build(encoder.item_vectors, config.session_index, seed)
+    with stages.of(prefix + "attributes"):
+        told = attributes.fit(encoder.item_vectors, data.popularity, data.items, log.items, seed)
     return Bundle(
         version="",
         config=config,
@@ -155,7 +158,11 @@ def fit_sources(
                 "items": items,
                 "sessions": data.sessions,
             },
-            metrics={"repeat_purchase_rate": data.repeat_purchase_rate},
+            metrics={
+                "repeat_purchase_rate": data.repeat_purchase_rate,
+                # How near attributes come to the vectors of items that were left out.
+                **({} if np.isnan(told.cosine) else {"attribute_cosine": told.cosine}),
+            },
             exclude_bought=data.repeat_purchase_rate < config.training.repeat_purchase_rate,
             ranker="blend",
             features={},
@@ -174,6 +181,9 @@ def fit_sources(
         forest=forest.EMPTY,
         index=index,
         session_index=session_index,
+        attribute_terms=told.terms,
+        attributes=told.attributes,
+        unseen_items=told.unseen,
     )
 
 
@@ -387,7 +397,8 @@ def replayed(
         tick()
         session = sample.moment.session(config)
         who = retrieval.profile(head, session)
-        if not (len(who.sequence) or len(who.past[0]) or retrieval.is_heard_of(head, who)):
+        known = retrieval.has_taste(who) or len(who.past[0])
+        if not (known or retrieval.is_heard_of(head, who)):
             continue
         candidates = retrieval.retrieve(head, who, 0)
         wanted = PROTOCOLS[target](sample, ())

@@ -9,6 +9,7 @@ import pytest
 
 from recsys.cli import main
 from recsys.config import load_config
+from recsys.registry import Registry
 from tests.synthetic import checkerboard, walks
 
 CONFIG = "[embedding]\nembedding_size = 8\nepochs = 3\n"
@@ -40,6 +41,26 @@ def test_train_publishes_and_accounts_for_every_row(
     assert (summary["users"], summary["items"], summary["sessions"]) == (40, 20, 80)
     assert Path("d/bundles/CURRENT").read_text().strip() == summary["bundle"]
     assert {"load", "embedding", "publish", "total"} <= set(summary["seconds"])  # type: ignore[call-overload]
+
+
+def test_train_hears_what_the_shop_says(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the files that are named, else from that of the data directory; a bad row is named."""
+    told = [{"item_id": f"i{k}", "category": f"c{k % 2}"} for k in range(20)]
+    told += [{"item_id": f"new{k}", "category": f"c{k}"} for k in range(2)]
+    lines = "\n".join(json.dumps(entry) for entry in told)
+    Path("shop.ndjson").write_text(lines)
+    train = ["train", str(log), "--data-dir", "d"]
+    assert main([*train, "--items", "shop.ndjson"]) == 0
+    assert len(Registry(Path("d/bundles")).load().unseen_items) == 2
+    assert main(train) == 0
+    assert len(Registry(Path("d/bundles")).load().unseen_items) == 0
+    Path("d/items.ndjson").write_text(lines)
+    assert main(train) == 0
+    assert len(Registry(Path("d/bundles")).load().unseen_items) == 2
+    Path("d/items.ndjson").write_text(lines + '\n{"item_id": "x", "price": "dear"}')
+    capsys.readouterr()
+    assert main(train) == 2
+    assert "items.ndjson, row 23: price: must be a number" in capsys.readouterr().err
 
 
 def test_a_refit_follows_the_active_bundle(log: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,15 +11,16 @@ ROOT = Path(__file__).parent.parent
 # Every file of recsys, in the order of the architecture: each may import those above it.
 ORDER = [
     *("arrays", "events", "durations", "config"),
+    *("items", "itemfiles"),
     *("timestamps", "cautions", "logfiles", "logrows", "quarantine", "logs", "metrics", "index"),
     *("interrupts", "interactions", "aggregates", "aggregate_log", "snapshot", "session"),
-    *("items", "catalog", "filters"),
+    *("catalog", "filters", "unseen", "models.attributes"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
     *("models.transitions", "models.continuations"),
     *("models.session_knn", "models.session_embedding"),
     *("models.popularity", "models.forest"),
-    "bundle",
+    *("bundle", "side_index"),
     *(
         "columns",
         "baskets",

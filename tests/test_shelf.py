@@ -14,6 +14,8 @@ from recsys.interactions import IdMap
 from recsys.items import FieldError, Item, change_of, encode
 from recsys.shelf import FOLLOWED, NOWHERE, Shelf, shelved
 from recsys.store import SCRIPT, Store, StoreConfig, log_key, partition_of
+from recsys.training import train
+from tests.synthetic import log_frame
 
 pytestmark = pytest.mark.anyio
 
@@ -176,14 +178,18 @@ async def test_a_bundle_is_aligned_elsewhere(store: Store) -> None:
     """What is named while a thread looks items up is in the alignment too."""
     await store.put_items([(f"i{k}", change_of({"price": k})) for k in range(5)])
     shelf = await shelved(store)
-    aligning = asyncio.create_task(shelf.align(ROWS))
+    bundle = train(log_frame([{"session_id": "s", "item_id": f"i{k}"} for k in range(20)]))
+    items = bundle.items
+    aligning = asyncio.create_task(shelf.align(bundle))
     await asyncio.sleep(0)
     await put(store, "i7", price=7)
     await put(store, "i12", price=12)
     assert await shelf.catch_up(store)
     await aligning
-    assert cheap(shelf) == ["i0", "i1", "i2", "i3", "i4", "i7"]
-    assert shelf.catalog.rows(ROWS) is shelf.catalog.rows(ROWS)
+    mask = shelf.allowed(items, CHEAP)
+    assert mask is not None
+    assert {*items.ids(mask.nonzero()[0])} == {"i0", "i1", "i2", "i3", "i4", "i7"}
+    assert shelf.catalog.rows(items) is shelf.catalog.rows(items)
 
 
 async def test_the_log_notes_price_and_category_of_the_moment(

@@ -78,10 +78,11 @@ async def similar_items(request: Request, item_id: ItemId) -> Response:
     shelf, degraded = await shelf_for(engine, condition)
     allowed = shelf.allowed(bundle.items, condition) if shelf else None
     beyond = shelf.beyond(condition) if shelf else None
+    unseen = shelf.unseen(bundle) if shelf else None
     mirror = told(bundle.config, engine.mirror)
     state = mirror.state if mirror else None
     try:
-        result = similar(bundle, item_id, wanted.n, allowed, beyond, state)
+        result = similar(bundle, item_id, wanted.n, allowed, beyond, unseen, state)
     except KeyError as error:
         raise _unknown(item_id, f"in bundle {bundle.version}, nor in what came since") from error
     if shelf:

@@ -109,6 +109,7 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
         allowed=shelf.allowed(bundle.items, condition) if shelf else None,
         boosts=shelf.boosts(bundle.items, boosts) if shelf else (),
         beyond=shelf.beyond(condition, boosts) if shelf else None,
+        unseen=shelf.unseen(bundle) if shelf else None,
     )
     filtered = perf_counter_ns()
     try:

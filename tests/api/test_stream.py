@@ -8,6 +8,8 @@ import pytest
 from api.stream import stream
 from recsys.embedded import EmbeddedRedis
 from recsys.events import Event, InputError
+from recsys.itemfiles import ITEMS, load_items
+from recsys.items import Item, change_of
 from recsys.logs import load_log
 from recsys.store import Lag, Store, StoreUrlError
 
@@ -34,6 +36,23 @@ async def test_once_writes_what_there_is(
     assert await store.lag() == Lag(0, None)
     assert stream(tmp_path, redis_server.url, once=True, as_json=True) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["written"] == 0
+
+
+async def test_training_is_told_what_the_shop_says(
+    store: Store, redis_server: EmbeddedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalogue is beside the files, without what was deleted; a file stays where there is no
+    catalogue any more."""
+    monkeypatch.setenv("RECSYS_NAMESPACE", store.config.namespace)
+    assert stream(tmp_path, redis_server.url, once=True) == 0
+    assert not (tmp_path / ITEMS).exists()
+    changes = [(f"i{k}", change_of({"title": f'"{k}"', "price": k})) for k in range(1200)]
+    await store.put_items(changes)
+    await store.delete_item("i7")
+    assert stream(tmp_path, redis_server.url, once=True) == 0
+    items = load_items([tmp_path / ITEMS])
+    assert len(items) == 1199
+    assert items["i8"] == Item(title='"8"', price=8.0)
 
 
 def test_without_a_redis_the_embedded_one_is_read(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.api.test_errors import Check
 from tests.synthetic import small_config
 from tests.test_newcomers import coming
 from tests.test_training import RANKED
+from tests.test_unseen import log_of
 
 pytestmark = pytest.mark.anyio
 
@@ -64,3 +65,31 @@ async def test_a_new_item_is_recommended_in_the_very_next_answer(
         assert near[0]["item_id"] == "i6"
         assert (await one.client.put("/v1/items/new", json={"visible": False})).status_code < 300
         assert "new" not in await reasons(other)
+
+
+async def test_an_item_is_recommended_as_soon_as_the_shop_names_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Nobody has touched it; by any worker, to whoever looks at its like, and it has items like
+    it."""
+    Registry(tmp_path / "bundles").publish(train(log_of(), small_config(**RANKED)))
+    settings = dataclasses.replace(settings, data_dir=tmp_path)
+
+    async def reasons(api: Served) -> dict[str, str]:
+        asked = {"session_id": "me", "n": 60}
+        answer = await api.post("/v1/recommendations", asked)
+        return {item["item_id"]: item["reason"] for item in answer.json()["items"]}
+
+    async with running(settings) as one, running(settings) as other:
+        await other.click("i21", "i22", session="me")
+        # Without a catalogue, what the bundle was told of.
+        assert (await reasons(other))["fresh5"] == "unseen"
+        item = {"category": "k5"}
+        assert (await one.client.put("/v1/items/novel", json=item)).status_code < 300
+        found = await reasons(other)
+        assert found["novel"] == "unseen"
+        assert "fresh5" not in found
+        near = (await other.client.get("/v1/items/novel/similar")).json()["items"]
+        assert len(near) == 20
+        assert (await one.client.delete("/v1/items/novel")).status_code < 300
+        assert "novel" not in await reasons(other)
