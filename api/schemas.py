@@ -313,6 +313,17 @@ class SimilarOut(BaseModel):
     bundle: str
 
 
+class HeldEvent(EventIn):
+    """An event as it is held."""
+
+    terms: dict[str, Any] = Field(
+        default_factory=dict,
+        description="`price` and `category` of the item when the event was accepted, as far as the "
+        "catalogue knew them",
+        examples=[{"price": 79.5, "category": ["shoes"]}],
+    )
+
+
 class SessionOut(BaseModel):
     """What is held live of a session, in order of arrival."""
 
@@ -334,7 +345,7 @@ class SessionOut(BaseModel):
     session_id: str
     user_id: str | None
     version: int
-    events: list[EventIn]
+    events: list[HeldEvent]
 
 
 class IdentifyOut(BaseModel):

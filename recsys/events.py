@@ -50,7 +50,11 @@ class InputError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing a visitor did. ``timestamp`` is Unix seconds."""
+    """One thing a visitor did. ``timestamp`` is Unix seconds.
+
+    terms: what the catalogue said of the item when the event was accepted, ``price`` and
+    ``category`` (a list), as far as it knew them. No client says them.
+    """
 
     type: str
     session_id: str
@@ -62,6 +66,7 @@ class Event:
     recommendation_id: str | None = None
     position: int | None = None
     properties: dict[str, Any] = field(default_factory=dict)
+    terms: dict[str, Any] = field(default_factory=dict)
 
 
 def encode(event: Event) -> bytes:

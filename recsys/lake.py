@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import orjson
 import polars as pl
@@ -55,15 +54,11 @@ NOWHERE: Place = (0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An accepted event. place: in the stream of its partition. user_id: known of its session.
-
-    terms: the item's price and category when it was accepted, as far as they were known.
-    """
+    """An accepted event. place: in the stream of its partition. user_id: known of its session."""
 
     place: Place
     event: Event
     user_id: str | None
-    terms: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -196,7 +191,7 @@ def _table(entries: list[Entry]) -> pl.DataFrame:
     rows = [
         {
             **{name: getattr(entry.event, name) for name in SCHEMA if name in Event.__slots__},
-            **{name: entry.terms.get(name) for name in TERMS},
+            **{name: entry.event.terms.get(name) for name in TERMS},
             "user_id": entry.event.user_id or entry.user_id,
             "properties": orjson.dumps(entry.event.properties).decode()
             if entry.event.properties

@@ -12,10 +12,9 @@
 --   user:<id>:events     list of event payloads in order of arrival, capped, user_ttl
 --   user:<id>:swept      present while the users sets of the list's sessions are fresh, user_ttl
 --   seen:<event_id>      a client's event id that was accepted, dedup_ttl
---   log:<partition>      streams of all accepted events: e = payload, u = the session's known user,
---                        t = the item's terms of now; those of a session are in one. Between them, of
---                        a session that is put into quarantine, q = session, velocity, repetition;
---                        of one released, r = session
+--   log:<partition>      streams of all accepted events: e = payload, u = the session's known user;
+--                        those of a session are in one. Between them, of a session that is put into
+--                        quarantine, q = session, velocity, repetition; of one released, r = session
 --   quarantine           hash by session: since when (Unix seconds), velocity and repetition then; or
 --                        "released"
 --   quarantine:since     sorted set of the same sessions; forgotten after user_ttl
@@ -33,7 +32,8 @@
 --                        the aggregate was declared; one that ended and began anew has others
 --   changes              stream of rows as they become, for mirrors; the last CHANGES of them
 --   items                hash of what is known of each item, see items.encode; '' of a deleted one
---   items:terms          hash of an item's price and category as JSON, for the log
+--   items:terms          hash of an item's price and category as JSON; the payload of an event has
+--                        those of the moment in which it was accepted
 --   items:changes        stream of items as they become, for shelves: i = id, d = as in items; the
 --                        last ITEM_CHANGES of them
 --   quality:<bundle>     hash: scored (events that a list of the bundle was made just before), hits
@@ -76,6 +76,12 @@ local NOTHING = 1e-12  -- what is left of a count after all that was added was t
 
 local function version_of(session)
   return tonumber(redis.call('HGET', meta_of(session), 'version') or 0)
+end
+
+-- The payload of an event, which is a JSON object that is not empty, with its item's terms of now.
+local function with_terms(payload, item)
+  local terms = item ~= '' and redis.call('HGET', ITEM_TERMS, item)
+  return terms and string.sub(payload, 1, -2) .. ',"terms":' .. terms .. '}' or payload
 end
 
 local function push(key, payload, cap, ttl)
@@ -408,6 +414,7 @@ local function append()
       duplicates = duplicates + 1
     else
       accepted = accepted + 1
+      payload = with_terms(payload, item)
       local meta, events, log = meta_of(session), events_of(session), log_of(partition)
       if user ~= '' then
         join(session, user, user_cap, session_ttl, user_ttl)
@@ -437,8 +444,6 @@ local function append()
       end
       local entry = {'e', payload}
       if user ~= '' then entry[3], entry[4] = 'u', user end
-      local terms = item ~= '' and redis.call('HGET', ITEM_TERMS, item)
-      if terms then entry[#entry + 1], entry[#entry + 2] = 't', terms end
       redis.call('XADD', log, '*', unpack(entry))
       if unread then redis.call('XTRIM', log, 'MAXLEN', '~', maxlen) end
       local event = event_of(id, session, user, type, item, stamp, value)

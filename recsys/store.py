@@ -193,8 +193,9 @@ class Store:
     async def append(self, events: Sequence[Event], now: float | None = None) -> Appended:
         """Accept a batch, all or nothing; an ``event_id`` seen before counts as a duplicate.
 
-        Events without an ``event_id`` get one; being new, it need not be remembered. now: Unix
-        seconds of its arrival, by default the clock's.
+        Events without an ``event_id`` get one; being new, it need not be remembered. Terms are what
+        the catalogue has now, whatever events say themselves. now: Unix seconds of its arrival, by
+        default the clock's.
         """
         config = self.config
         arguments: list[Any] = [
@@ -209,7 +210,10 @@ class Store:
             time.time() if now is None else now,
         ]
         for event in events:
-            named = event if event.event_id else replace(event, event_id=os.urandom(16).hex())
+            named = event
+            if event.terms or not event.event_id:
+                id_ = event.event_id or os.urandom(16).hex()
+                named = replace(event, event_id=id_, terms={})
             arguments += (
                 int(bool(event.event_id)),
                 *_counted(named),

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -409,9 +409,10 @@ def _entry(text: bytes, fields: dict[bytes, bytes]) -> Entry | Mark:
     if b"r" in fields:
         return Mark(place, fields[b"r"].decode(), released=True)
     user = fields.get(b"u", b"").decode() or None
-    terms = orjson.loads(fields.get(b"t", b"{}"))
     try:
         event = decode(fields[b"e"])
     except TypeError as error:
         raise NewerLogError(text, str(error)) from error
-    return Entry(place, event, user, terms)
+    if b"t" in fields:  # an entry of before terms went with the event
+        event = replace(event, terms=orjson.loads(fields[b"t"]))
+    return Entry(place, event, user)

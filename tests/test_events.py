@@ -22,6 +22,7 @@ OPTIONAL = st.none() | TEXT
         value=st.none() | st.floats(-1e9, 1e9),
         position=st.none() | st.integers(0, 1000),
         properties=st.dictionaries(TEXT, st.integers(-9, 9) | TEXT, max_size=3),
+        terms=st.dictionaries(st.sampled_from(["price", "category"]), st.just(["a"])),
     )
 )
 def test_decode_inverts_encode(event: Event) -> None:

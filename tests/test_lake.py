@@ -1,6 +1,5 @@
 """Files by the hour: each event once, in the hour of its time, whatever was interrupted."""
 
-import dataclasses
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,7 @@ def test_all_that_an_event_says_is_kept(tmp_path: Path) -> None:
     lake = taken(tmp_path)
     told = {"value": 2.5, "recommendation_id": "r", "position": 3, "properties": {"a": [1, "ü"]}}
     terms = {"price": 5.0, "category": ["a", "b"]}
-    first = dataclasses.replace(entry(1, user="u", **told), terms=terms)
-    lake.add(0, [first, entry(2, user_id="v")], "log")
+    lake.add(0, [entry(1, user="u", terms=terms, **told), entry(2, user_id="v")], "log")
     rows = pl.read_parquet(tmp_path).rows(named=True)
     assert rows[0] == {
         "user_id": "u",
@@ -88,7 +86,7 @@ def test_files_of_before_terms_were_noted_go_on(tmp_path: Path) -> None:
     copy = path.with_name("11-0-000.parquet")
     copy.write_bytes(path.read_bytes())
     lake.look_again()
-    assert lake.add(0, [entry(1), dataclasses.replace(entry(2), terms={"price": 5.0})], "log") == 1
+    assert lake.add(0, [entry(1), entry(2, terms={"price": 5.0})], "log") == 1
     assert pl.read_parquet(path, glob=False)["price"].to_list() == [None, 5.0]
     log = load_log([tmp_path], now=NOON + 86_400)
     assert sorted(log.frame["event_id"]) == ["e1", "e2"]

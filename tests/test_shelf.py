@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from recsys.embedded import EmbeddedRedis
-from recsys.events import Event
+from recsys.events import Event, decode
 from recsys.filters import filter_of
 from recsys.interactions import IdMap
 from recsys.items import FieldError, Item, change_of, encode
@@ -212,9 +212,11 @@ async def test_the_log_notes_price_and_category_of_the_moment(
     await click("i1")
     key = log_key(store.config, partition_of("s", store.config))
     with Redis.from_url(redis_server.url) as redis:
-        noted: Any = [fields.get(b"t") for _, fields in redis.xrange(key)]
-    both = b'{"price":5.0,"category":["a","b"]}'
-    assert noted == [None, both, b'{"category":["a","b"]}', None, None]
+        log: Any = redis.xrange(key)
+    noted = [decode(fields[b"e"]).terms for _, fields in log]
+    both = {"price": 5.0, "category": ["a", "b"]}
+    assert noted == [{}, both, {"category": ["a", "b"]}, {}, {}]
+    assert [event.terms for event in (await store.read("s", None)).events] == noted
 
 
 async def test_namespaces_have_catalogues_of_their_own(

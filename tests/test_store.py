@@ -71,6 +71,14 @@ async def test_what_was_appended_is_read_back(store: Store) -> None:
     assert (live.version, live.user_id) == (2, "u")
 
 
+async def test_terms_that_an_event_says_itself_are_not_kept(store: Store) -> None:
+    """They are the catalogue's, or none: an event that comes from elsewhere may hold older ones."""
+    await store.put_items([("known", {"price": 5.0})])
+    told = {"terms": {"price": 1.0}}
+    await store.append([Event("view", "s", item, **told) for item in ("known", "other")])
+    assert [e.terms for e in (await store.read("s", None)).events] == [{"price": 5.0}, {}]
+
+
 async def test_an_event_id_counts_once(store: Store) -> None:
     """Duplicates, in one batch or later, change nothing, but their session's version is told."""
     event = click("a", event_id="e1")

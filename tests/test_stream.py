@@ -90,6 +90,19 @@ async def test_the_price_of_the_moment_reaches_the_files(
     assert terms == [(5.0, ["a", "b"]), (None, None), (None, None)]
 
 
+async def test_entries_of_before_terms_went_with_the_event_are_read(
+    store: Store, redis_server: EmbeddedRedis, reader: Any, tmp_path: Path
+) -> None:
+    """They have the terms beside the event, where the version before wrote them."""
+    (event,) = clicks(0, 1)
+    key = log_key(store.config, partition_of(event.session_id, store.config))
+    with Redis.from_url(redis_server.url) as redis:
+        redis.xadd(key, {"e": encode(event), "t": b'{"price":5.0,"category":["a"]}'})
+    reader().drain()
+    (path,) = tmp_path.glob("*/[!.]*.parquet")
+    assert pl.read_parquet(path).select("price", "category").rows() == [(5.0, ["a"])]
+
+
 async def test_what_was_accepted_is_in_files_and_no_longer_in_the_log(
     store: Store, reader: Any, tmp_path: Path
 ) -> None:

@@ -22,6 +22,23 @@ async def test_forget(api: Served, problem: Check) -> None:
     assert (await api.client.delete("/v1/sessions/a%2Fb")).status_code == 204
 
 
+async def test_terms_are_the_catalogues(api: Served) -> None:
+    """What was known of an item when its event was accepted is shown; no client can say it, and it
+    goes with the event, from the lists of a user too."""
+    for price in (5, 6):
+        await api.client.put("/v1/items/i1", json={"price": price, "category": "a"})
+        await api.click("i1", user_id="u")
+    refused = await api.click("i1", terms={"price": 1})
+    assert refused.json()["rejected"][0]["field"] == "terms"
+    events = (await api.client.get("/v1/sessions/s")).json()["events"]
+    prices = [{"price": price, "category": ["a"]} for price in (5.0, 6.0)]
+    assert [event["terms"] for event in events] == prices
+    store = api.app.state.engine.store
+    assert [event.terms for event in (await store.read("other", "u")).user_events] == prices
+    await api.client.delete("/v1/sessions/s")
+    assert (await store.read("other", "u")).user_events == []
+
+
 async def test_forget_covers_every_user(api: Served) -> None:
     """After a session of two users was deleted, lists for neither of them reflect it."""
     for user in ("A1", "B1"):
