@@ -39,7 +39,12 @@ MIN_WEIGHT = 1e-6
 # The column of the lake's files that tells them from other logs: when an event was accepted.
 ACCEPTED = "accepted_ms"
 
+# What an event notes of its item: optional columns of a log.
+TERMS = ("category", "price")
+
 MAX_ID_LENGTH = 256  # characters
+MAX_LABEL = 256  # characters of a category or of a property's name
+MAX_CATEGORIES = 100  # of an item
 MAX_ABS_VALUE = 1e9
 MAX_CLOCK_SKEW = 300.0  # seconds an event may lie in the future
 

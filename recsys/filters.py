@@ -8,10 +8,9 @@ import orjson
 
 from recsys.catalog import PROPERTY, Catalog, Mask
 from recsys.config import nearest
-from recsys.events import MAX_ID_LENGTH
+from recsys.events import MAX_ID_LENGTH, MAX_LABEL
 from recsys.interactions import IdMap
 from recsys.items import (
-    MAX_LABEL,
     MAX_TITLE,
     FieldError,
     Scalar,

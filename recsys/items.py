@@ -8,11 +8,9 @@ from typing import Any
 import orjson
 
 from recsys.config import nearest
-from recsys.events import MAX_ID_LENGTH, InputError
+from recsys.events import MAX_CATEGORIES, MAX_ID_LENGTH, MAX_LABEL, InputError
 
 MAX_TITLE = 1000  # characters
-MAX_LABEL = 256  # characters of a category or of a property's name
-MAX_CATEGORIES = 100
 MAX_URL = 2048  # characters
 MAX_PROPERTIES = 64
 MAX_PROPERTY_BYTES = 16 * 1024  # of all properties together, as JSON

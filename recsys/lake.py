@@ -20,7 +20,7 @@ import orjson
 import polars as pl
 
 from recsys.bundle import fsync
-from recsys.events import ACCEPTED, Event
+from recsys.events import ACCEPTED, TERMS, Event
 from recsys.quarantine import Mark, marks, marks_path
 
 logger = logging.getLogger("recsys.lake")
@@ -44,7 +44,6 @@ SCHEMA: dict[str, pl.DataType] = {
     "price": pl.Float64(),
     "category": pl.List(pl.String()),
 }
-TERMS = ("price", "category")
 PART_ROWS = 200_000  # a part is written anew with each addition; beyond this the next one begins
 REACHED = "recsys.reached"  # the metadata that holds a place for each stream, by the log's name
 

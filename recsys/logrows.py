@@ -8,8 +8,16 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from recsys.categories import read_categories
 from recsys.config import EventsConfig, nearest
-from recsys.events import ITEMLESS_TYPES, MAX_ABS_VALUE, MAX_ID_LENGTH, RETURN_TYPE
+from recsys.events import (
+    ITEMLESS_TYPES,
+    MAX_ABS_VALUE,
+    MAX_CATEGORIES,
+    MAX_ID_LENGTH,
+    MAX_LABEL,
+    RETURN_TYPE,
+)
 from recsys.logfiles import MAX_SHOWN, REJECT_SCHEMA, LogError, Table
 from recsys.timestamps import ISO, Times, TimestampError, read_times
 
@@ -35,7 +43,7 @@ class Rules:
 class Rows:
     """The rows of one file."""
 
-    frame: pl.DataFrame  # COLUMNS and ``row``: Int64, 1-based
+    frame: pl.DataFrame  # COLUMNS, those of TERMS that there are, and ``row``: Int64, 1-based
     rejects: pl.DataFrame  # REJECT_SCHEMA
     notes: list[str]
 
@@ -56,10 +64,12 @@ def clean(file: str, table: Table, mapping: Mapping[str, str], rules: Rules) -> 
     """
     raw = table.frame.select(pl.col(column).alias(name) for name, column in mapping.items())
     ids = [_id_text(file, raw, name) for name in ID_COLUMNS]
-    frame = raw.select(*ids, _type_text(raw, rules.default_type), _number(file, raw))
+    frame = raw.select(*ids, _type_text(raw, rules.default_type), _number(file, raw, "value"))
     frame, notes = _drop_point_zero(frame)
     flaws = [*_id_flaws(frame, rules), *_type_flaws(frame, rules)]
     flaws += _value_flaws(raw, frame["value"])
+    terms, term_flaws = _terms(file, raw)
+    frame, flaws = frame.with_columns(terms), flaws + term_flaws
     if rules.timed:
         times = _read_times(file, raw["timestamp"], mapping["timestamp"])
         frame = frame.with_columns(timestamp=times.seconds)
@@ -71,7 +81,8 @@ def clean(file: str, table: Table, mapping: Mapping[str, str], rules: Rules) -> 
     good, rejects = _split(file, raw, frame.with_columns(table.rows), flaws)
     good, returns = _mark_returns(good, rules.config)
     rejects = pl.concat([table.broken, rejects]).sort("row", maintain_order=True)
-    return Rows(good.select(*COLUMNS, "row"), rejects, notes + returns)
+    told = [term.name for term in terms]
+    return Rows(good.select(*COLUMNS, *told, "row"), rejects, notes + returns)
 
 
 def no_weight(kind: str, config: EventsConfig) -> str:
@@ -122,15 +133,15 @@ def _type_text(raw: pl.DataFrame, default: str) -> pl.Expr:
     return pl.when(kind != "").then(kind).otherwise(pl.lit(default)).alias("type")
 
 
-def _number(file: str, raw: pl.DataFrame) -> pl.Expr:
-    if "value" not in raw.columns:
-        return pl.lit(None, pl.Float64).alias("value")
-    dtype = raw.schema["value"]
+def _number(file: str, raw: pl.DataFrame, name: str) -> pl.Expr:
+    if name not in raw.columns:
+        return pl.lit(None, pl.Float64).alias(name)
+    dtype = raw.schema[name]
     if dtype == pl.String:
-        return pl.col("value").str.strip_chars().cast(pl.Float64, strict=False)
+        return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
     if dtype.is_numeric() or dtype == pl.Null:
-        return pl.col("value").cast(pl.Float64)
-    raise LogError(f"{file}: value: a column of {dtype} holds no numbers")
+        return pl.col(name).cast(pl.Float64)
+    raise LogError(f"{file}: {name}: a column of {dtype} holds no numbers")
 
 
 def _read_times(file: str, column: pl.Series, name: str) -> Times:
@@ -208,9 +219,52 @@ def _value_flaws(raw: pl.DataFrame, value: pl.Series) -> list[_Flaw]:
     if too_large.any():
         not_finite = _Flaw("value_not_finite", "value", ~value.is_finite(), pl.lit("not finite"))
         flaws.insert(0, not_finite)
-    if raw.schema["value"] == pl.String:
-        mask = value.is_null() & (raw["value"].str.strip_chars() != "")
-        flaws.append(_Flaw("value_not_a_number", "value", mask, pl.lit("not a number")))
+    return flaws + _not_numbers(raw, value)
+
+
+def _not_numbers(raw: pl.DataFrame, number: pl.Series) -> list[_Flaw]:
+    name = number.name
+    if raw.schema[name] != pl.String:
+        return []
+    mask = number.is_null() & (raw[name].str.strip_chars() != "")
+    return [_Flaw(f"{name}_not_a_number", name, mask, pl.lit("not a number"))]
+
+
+def _terms(file: str, raw: pl.DataFrame) -> tuple[list[pl.Series], list[_Flaw]]:
+    """The columns of TERMS that there are, by the catalogue's own rules, and their flaws."""
+    terms, flaws = list[pl.Series](), list[_Flaw]()
+    if "category" in raw.columns:
+        lists, bad = read_categories(file, raw["category"])
+        terms.append(lists.alias("category"))
+        flaws += _category_flaws(lists, bad)
+    if "price" in raw.columns:
+        # Absent numbers of pandas are NaN.
+        price = raw.select(_number(file, raw, "price").fill_nan(None)).to_series()
+        terms.append(price)
+        outside = (price < 0) | ~price.is_finite()
+        text = pl.lit("a price is a finite number from 0 on; without prices: --columns price=")
+        flaws += [
+            _Flaw("price_out_of_range", "price", outside, text),
+            *_not_numbers(raw, price),
+        ]
+    return terms, flaws
+
+
+def _category_flaws(lists: pl.Series, bad: pl.Series) -> list[_Flaw]:
+    remedy = "without categories: --columns category="
+    flaws = [
+        _Flaw("category_no_text", "category", bad, pl.lit(f"neither text nor texts; {remedy}")),
+        _Flaw(
+            "categories_too_many",
+            "category",
+            lists.list.len() > MAX_CATEGORIES,
+            pl.lit(f"more than {MAX_CATEGORIES} categories; {remedy}"),
+        ),
+    ]
+    if (lists.explode().str.len_bytes() > MAX_LABEL).any():
+        mask = lists.list.eval(pl.element().str.len_chars() > MAX_LABEL).list.any()
+        text = pl.lit(f"longer than {MAX_LABEL} characters; {remedy}")
+        flaws.append(_Flaw("category_too_long", "category", mask, text))
     return flaws
 
 
@@ -238,7 +292,7 @@ def reject_rows(
     file: str, rows: pl.Series, values: pl.Series | None, field: str, reason: str, message: pl.Expr
 ) -> pl.DataFrame:
     """Rows of REJECT_SCHEMA; ``message`` is an expression over ``value``."""
-    shown = None if values is None else values.cast(pl.String, strict=False).str.head(MAX_SHOWN)
+    shown = None if values is None else _shown(values)
     return (
         pl.DataFrame({"row": rows, "value": shown}, {"row": pl.Int64, "value": pl.String})
         .with_columns(
@@ -250,6 +304,12 @@ def reject_rows(
         )
         .select(*REJECT_SCHEMA)
     )
+
+
+def _shown(values: pl.Series) -> pl.Series:
+    if values.dtype.is_nested():
+        values = pl.Series([None if value is None else str(value) for value in values.to_list()])
+    return values.cast(pl.String, strict=False).str.head(MAX_SHOWN)
 
 
 # Repair

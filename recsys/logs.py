@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import orjson
 import polars as pl
 
 from recsys.cautions import cautions
 from recsys.config import EventsConfig, nearest
-from recsys.events import ACCEPTED
+from recsys.events import ACCEPTED, TERMS
 from recsys.items import Item
 from recsys.logfiles import (
     REJECT_SCHEMA,
@@ -41,7 +43,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "timestamp": ("time", "ts", "eventtime", "datetime"),
     "value": ("rating",),
     "event_id": ("eventid",),
+    "category": ("category",),
+    "price": ("price",),
 }
+
+NAMES = (*COLUMNS, *TERMS)  # all that a log may have
 
 REPEATED, QUARANTINED = "duplicate_event_id", "quarantined"
 HARMLESS = (REPEATED, QUARANTINED)  # the reasons that do not make a log a bad one
@@ -51,8 +57,9 @@ HARMLESS = (REPEATED, QUARANTINED)  # the reasons that do not make a log a bad o
 class Log:
     """The events of a log, and what became of every row of it."""
 
-    # COLUMNS; user_id, value and event_id may be null, item_id for search events. In time order,
-    # ties in file order.
+    # COLUMNS; user_id, value and event_id may be null, item_id for search events. Then those of
+    # TERMS that say something: category a List(String), price a Float64. In time order, ties in
+    # file order.
     frame: pl.DataFrame
     read: int  # rows
     rejected: dict[str, int]  # reason -> rows
@@ -146,8 +153,8 @@ def _options(
 ) -> _Options:
     columns, config = columns or {}, config or EventsConfig()
     for name in columns:
-        if name not in COLUMNS:
-            there = f"it has {', '.join(COLUMNS)}{nearest(name, list(COLUMNS))}"
+        if name not in NAMES:
+            there = f"it has {', '.join(NAMES)}{nearest(name, list(NAMES))}"
             raise LogError(f"columns: a log has no column {name!r}; {there}")
     if default_type is not None and default_type not in config.weights:
         raise LogError(f"default type: {no_weight(default_type, config)}")
@@ -169,9 +176,16 @@ def _frame_source(frame: Any) -> Source:
 def _from_pandas(frame: Any) -> pl.DataFrame:
     """Columns of mixed objects, ids of both numbers and text, become text."""
     mixed = [name for name in frame.columns if frame[name].dtype == object]
-    texts = {name: frame[name].astype(str).where(frame[name].notna(), None) for name in mixed}
+    texts = {name: frame[name].map(_text).where(frame[name].notna(), None) for name in mixed}
     frame = frame.assign(**texts)
     return pl.DataFrame({name: _from_pandas_column(frame[name]) for name in frame.columns})
+
+
+def _text(value: object) -> str:
+    """A list as text formats say it."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return orjson.dumps([*value], default=str).decode()
+    return str(value)
 
 
 def _from_pandas_column(column: Any) -> pl.Series:
@@ -210,9 +224,11 @@ def _load(sources: list[Source], options: _Options, quarantined: Set[str] = froz
         if ACCEPTED not in source.columns and len(frame):
             imported_until = max(imported_until, float(frame["timestamp"].max()))  # type: ignore[arg-type]  # not empty
         del table, rows, frame
-    frame, repeated = _drop_repeated(pl.concat(parts), [source.name for source in sources])
+    names = [source.name for source in sources]
+    frame, repeated = _drop_repeated(pl.concat(parts, how="diagonal"), names)
     parts.clear()
-    frame = in_one_piece(frame.select(COLUMNS))
+    told = [name for name in TERMS if name in frame.columns and frame[name].count()]
+    frame = in_one_piece(frame.select(*COLUMNS, *told))
 
     rejected = pl.concat([*rejects, repeated])
     path = _write_rejects(rejected, options.rejects)
@@ -239,8 +255,8 @@ def _map_columns(source: Source, given: Mapping[str, str]) -> dict[str, str]:
         if column and column not in columns:
             near = nearest(column, columns)
             raise LogError(f"{source.name}: {name}: no column {column!r}; {there}{near}")
-    free = [column for column in columns if column in COLUMNS or column not in given.values()]
-    mapping = {name: given[name] if name in given else _find(name, free) for name in COLUMNS}
+    free = [column for column in columns if column in NAMES or column not in given.values()]
+    mapping = {name: given[name] if name in given else _find(name, free) for name in NAMES}
     mapping = {name: column for name, column in mapping.items() if column}
     if "item_id" not in mapping:
         raise LogError(f"{source.name}: no item_id; {there}; name it with --columns item_id=…")
@@ -285,7 +301,7 @@ def _late_columns(
     """Standard columns that the first rows lack; timestamps are the clock from the start or not."""
     if not source.late:
         return {}
-    return {c: c for c in COLUMNS if c != "timestamp" and c not in mapping and c not in given}
+    return {c: c for c in NAMES if c != "timestamp" and c not in mapping and c not in given}
 
 
 def _mapping_notes(mapping: dict[str, str], default_type: str) -> list[str]:

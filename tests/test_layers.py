@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     *("arrays", "events", "durations", "config"),
     *("items", "itemfiles"),
-    *("timestamps", "cautions", "logfiles", "logrows", "quarantine", "logs", "metrics", "index"),
+    *("timestamps", "cautions", "logfiles", "categories", "logrows", "quarantine", "logs"),
+    *("metrics", "index"),
     *("interrupts", "interactions", "aggregates", "aggregate_log", "snapshot", "session"),
     *("catalog", "filters", "unseen", "models.attributes"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),

@@ -18,6 +18,7 @@ from recsys.logs import COLUMNS, Log, LogError, load_log, log_from_frame, sessio
 
 NOW = 1.75e9
 T = 1.7e9
+TERM_TYPES = {"category": pl.List(pl.String()), "price": pl.Float64()}
 SCHEMA = dict.fromkeys(COLUMNS, pl.String()) | {"timestamp": pl.Float64(), "value": pl.Float64()}
 
 
@@ -36,7 +37,8 @@ def load(path: Path | Sequence[Path], **options: Any) -> Log:
     """load_log at a fixed time, its promise about rows checked."""
     log = load_log([path] if isinstance(path, Path) else path, **{"now": NOW, **options})
     assert log.read == log.kept + sum(log.rejected.values())
-    assert log.frame.schema == pl.Schema(SCHEMA)
+    told = {name: TERM_TYPES[name] for name in log.frame.columns if name in TERM_TYPES}
+    assert log.frame.schema == pl.Schema(SCHEMA | told)
     return log
 
 
@@ -58,7 +60,7 @@ def clicks(n: int = 3) -> pl.DataFrame:
 
 def rejects_of(path: Path) -> list[dict[str, Any]]:
     """The rejects file, line by line."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 # Files
@@ -410,6 +412,55 @@ def test_values_must_be_finite_numbers_of_a_sane_size(tmp_path: Path) -> None:
     assert log.rejected == {"value_not_a_number": 1, "value_not_finite": 3, "value_out_of_range": 1}
 
 
+def test_terms_are_read_where_a_log_has_them(tmp_path: Path) -> None:
+    """Price and categories, of any format, some files or none; columns without any are no terms."""
+    told = clicks().with_columns(
+        category=pl.Series([["a", "b"], ["c"], None], dtype=pl.List(pl.String)),
+        Price=pl.Series([1.5, None, 0.0]),
+    )
+    told.write_ndjson(tmp_path / "a.jsonl")
+    told.write_parquet(tmp_path / "b.parquet")
+    clicks().write_csv(tmp_path / "c.csv")
+    log = load_log([tmp_path], now=NOW)
+    assert log.frame.columns == [*COLUMNS, "category", "price"]
+    assert log.frame["price"].to_list() == [1.5, 1.5, None, None, None, None, 0.0, 0.0, None]
+    assert log.frame["category"].to_list()[:4] == [["a", "b"], ["a", "b"], None, ["c"]]
+    pandas = log_from_frame(told.to_pandas(), now=NOW).frame
+    assert pandas.equals(log_from_frame(told, now=NOW).frame)
+    bare = frame_log({"session_id": ["s"], "item_id": ["i"], "price": [None], "category": [""]})
+    assert bare.frame.columns == list(COLUMNS)
+    unmapped = log_from_frame(told, columns={"price": "", "category": ""}, now=NOW)
+    assert unmapped.frame.columns == list(COLUMNS)
+
+
+def test_terms_that_cannot_be_are_rejected(tmp_path: Path) -> None:
+    """Each for its own reason, with what would do without them."""
+    many = json.dumps([str(k) for k in range(101)])
+    rows: list[dict[str, object]] = [
+        {"price": "1", "category": "a"},
+        *({"price": price} for price in ("-0.01", "inf", "dear", "nan")),
+        *({"category": label} for label in ("x" * 257, ["x" * 257], {"a": 1}, json.loads(many))),
+    ]
+    lines = [json.dumps({"session_id": "s", "item_id": "i", **row}) for row in rows]
+    rejects = tmp_path / "rejects"
+    log = load_log(
+        [write(tmp_path / "a.jsonl", "\n".join(lines))], max_bad=1.0, rejects=rejects, now=NOW
+    )
+    assert log.kept == 1
+    assert log.rejected == {
+        "price_out_of_range": 2,
+        "price_not_a_number": 2,
+        "category_too_long": 2,
+        "category_no_text": 1,
+        "categories_too_many": 1,
+    }
+    rejected = [r for r in rejects_of(rejects) if r["reason"] != "price_not_a_number"]
+    assert all("--columns" in r["message"] for r in rejected)
+    frame = clicks(2).with_columns(category=pl.Series([["a"], ["x" * 257]]))
+    log_from_frame(frame, now=NOW, max_bad=1.0, rejects=rejects)
+    assert rejects_of(rejects)[0]["value"].startswith("['xxx")
+
+
 def test_repeated_event_ids_count_once(tmp_path: Path) -> None:
     """The first in file order stays, the rest are counted but make no log a bad one."""
     for name in ("a.csv", "b.csv"):
@@ -613,6 +664,8 @@ FIELDS: dict[str, st.SearchStrategy[str]] = {
     "timestamp": st.sampled_from(["1700000000", "1700000000.5", "", "2023-11-14", "0", "9e9", "?"]),
     "value": st.sampled_from(["", "1", "-2", "inf", "2e9", "many"]),
     "event_id": st.sampled_from(["", "e1", "e2", "e3"]),
+    "category": st.sampled_from(["", "a", '["a", "b"]', "[", "{}", "x" * 300]),
+    "price": st.sampled_from(["", "1", "0", "-2", "nan", "dear"]),
 }
 ROWS = st.lists(st.fixed_dictionaries(FIELDS), min_size=1, max_size=30)
 
