@@ -41,16 +41,25 @@ class LogFold:
     def __init__(
         self, frame: pl.DataFrame, declared: Sequence[Aggregate], events: EventsConfig
     ) -> None:
-        """frame: log columns, in any order of rows; they are folded by time, ties as they stand."""
+        """frame: log columns, in any order of rows; they are folded by time, ties as they stand.
+
+        Where it lacks one of TERMS, nothing is known of it.
+        """
         self.state, self.rows = Aggregates(tuple(declared)), 0
-        columns = ("session_id", "user_id", "item_id", "type", "timestamp", "value")
-        frame = frame.select(columns).sort("timestamp", maintain_order=True)
+        frame = _with_terms(frame, declared).sort("timestamp", maintain_order=True)
         self._times = frame["timestamp"].to_numpy()
         positive = [name for name, weight in events.weights.items() if weight > 0]
         frame = frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
-        for key in {a.key if a.key != "pair" else "item" for a in declared}:
+        keys = {a.key if a.key != "pair" else "item" for a in declared}
+        for key in keys - {"category"}:
             frame = _numbered(self.state, frame, key)
-        self._updates = {a.name: _updates(self.state, a, frame, positive) for a in declared}
+        each = frame
+        if "category" in keys:
+            each = _numbered(self.state, frame.explode("category_id"), "category")
+        self._updates = {
+            a.name: _updates(self.state, a, each if a.key == "category" else frame, positive)
+            for a in declared
+        }
 
     def __len__(self) -> int:
         """Rows of the log."""
@@ -113,6 +122,19 @@ def told_to_ranker(
     return LogFold(whole, declared, config.events)
 
 
+def _with_terms(frame: pl.DataFrame, declared: Sequence[Aggregate]) -> pl.DataFrame:
+    """The columns that aggregates are made of, the lists of categories as category_id."""
+    columns = ["session_id", "user_id", "item_id", "type", "timestamp", "value"]
+    price, category = pl.lit(None, pl.Float64), pl.lit(None, pl.List(pl.String))
+    terms = list[pl.Expr]()
+    if any(a.field == "price" for a in declared):
+        terms.append((pl.col("price") if "price" in frame.columns else price).alias("price"))
+    if any(a.key == "category" for a in declared):
+        told = pl.col("category") if "category" in frame.columns else category
+        terms.append(told.alias("category_id"))
+    return frame.select(*columns, *terms)
+
+
 def _numbered(state: Aggregates, frame: pl.DataFrame, key: str) -> pl.DataFrame:
     """With the numbers of a key's names in a column, null where there is none."""
     names = frame[f"{key}_id"].unique(maintain_order=True).drop_nulls()
@@ -135,7 +157,8 @@ def _updates(
     rows = pl.concat(parts).sort("row", maintain_order=True)
     rows = rows.with_columns(key=key, moment=pl.col("timestamp"), amount=pl.lit(1.0))
     if aggregate.kind == "last_value":
-        rows = rows.filter(pl.col("value").is_not_null()).with_columns(amount=pl.col("value"))
+        told = pl.col(aggregate.field)
+        rows = rows.filter(told.is_not_null()).with_columns(amount=told)
     elif aggregate.window:
         step = (pl.col("timestamp") / (aggregate.span / STEPS)).floor()
         rows = rows.with_columns(moment=step)

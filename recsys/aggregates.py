@@ -1,8 +1,9 @@
 """Aggregates: live statistics, what each kind is, and their state for all keys.
 
 An aggregate is a function of the set of accepted events up to a moment: in which order they came
-does not matter, nor how often one was delivered. What is kept for items and pairs leaves out the
-events of sessions in quarantine. Of the events of its types, for each key,
+does not matter, nor how often one was delivered. What is kept for items, categories and pairs
+leaves out the events of sessions in quarantine. An event counts for each category that its item had
+when it was accepted. Of the events of its types, for each key,
 
 ``decayed_count``: the sum of 2 ** -(age / half-life), by forward decay (Cormode et al., "Forward
 Decay", ICDE 2009): a value and the moment it is of, so a late event is added at its own age.
@@ -10,7 +11,8 @@ Decay", ICDE 2009): a value and the moment it is of, so a late event is added at
 of ``types`` and of ``of``.
 ``window_count``: how many lie in the current 24th of the window or in the 23 before.
 ``unique_sessions``: sessions whose latest event does.
-``last_value``: the value of the latest event that has one; of several at a time the highest.
+``last_value``: the value, or the price of the item, of the latest event that has one; of several
+at a time the highest.
 ``co_count``: the decayed count of steps from one item to another. A step leads from every event to
 every one of the same session at the next time there is, not more than ``gap`` later; it is of the
 time it ends. A late event parts the step it comes into.
@@ -63,6 +65,11 @@ def oldest(aggregate: Aggregate, moment: float) -> float:
     return moment + aggregate.span * float(np.log2(EXPIRED))
 
 
+def for_everybody(aggregate: Aggregate) -> bool:
+    """Whether it is shown to everybody, not to the visitor alone that it is kept for."""
+    return aggregate.key not in ("session", "user")
+
+
 def definition(
     aggregate: Aggregate, config: Config, base: str = "", since: float = NEVER
 ) -> dict[str, Any]:
@@ -80,6 +87,8 @@ def definition(
         "of": dict.fromkeys(sorted(aggregate.of), True),
         "span": aggregate.span,
         "gap": seconds_of(aggregate.gap) or 0.0,
+        # Left out where it is the default, so that what is declared already goes on.
+        **({"field": aggregate.field} if aggregate.field != "value" else {}),
         **({"base": base, "since": since} if base else {}),
     }
     content = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
@@ -99,6 +108,7 @@ def defined(found: Mapping[str, Any]) -> Aggregate:
         half_life=span if found["kind"] in DECAYED else "",
         window=span if found["kind"] in WINDOWED else "",
         gap=f"{found['gap']!r}s" if found["kind"] == "co_count" else "",
+        field=found.get("field", "value"),
     )
 
 
@@ -197,8 +207,8 @@ class Aligned:
 class Aggregates:
     """The state of declared aggregates for all keys.
 
-    numbers: a number for each item, user or session, by its id; names: the ids in that order.
-    moment: of the latest event.
+    numbers: a number for each item, user, session or category, by its id; names: the ids in that
+    order. moment: of the latest event.
     """
 
     declared: tuple[Aggregate, ...]
@@ -212,13 +222,13 @@ class Aggregates:
     _touched: dict[str, list[Rows]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.numbers = {"item": {}, "user": {}, "session": {}}
-        self.names = {"item": [], "user": [], "session": []}
+        self.numbers = {"item": {}, "user": {}, "session": {}, "category": {}}
+        self.names = {"item": [], "user": [], "session": [], "category": []}
         self.tables = {a.name: Table(cells_of(a)) for a in self.declared}
         self.steps = {a.name: Steps() for a in self.declared if a.key == "pair"}
 
     def number(self, key: str, name: str) -> int:
-        """The number of an item, user or session; a new one for a new name."""
+        """The number of an item, user, session or category; a new one for a new name."""
         known = self.numbers[key]
         number = known.setdefault(name, len(known))
         if number == len(self.names[key]):

@@ -19,9 +19,9 @@ import polars as pl
 
 from recsys import snapshot
 from recsys.aggregate_log import LogFold
-from recsys.aggregates import NEVER, defined, oldest
+from recsys.aggregates import NEVER, defined, for_everybody, oldest
 from recsys.config import Aggregate, EventsConfig
-from recsys.events import ACCEPTED, Event
+from recsys.events import ACCEPTED, TERMS, Event
 from recsys.lake import SCHEMA, Place
 from recsys.quarantine import left_out
 from recsys.store import Chunk, place_of
@@ -82,13 +82,13 @@ def _of(
         pl.col("timestamp") > one.definition.get("since", NEVER),
     )
     counted = before.filter(pl.col("type").is_in([*aggregate.types, *aggregate.of]))
-    if aggregate.key in ("item", "pair"):
+    if for_everybody(aggregate):
         counted = counted.filter(~pl.col("session_id").is_in(list(out)))
     latest = pl.max_horizontal(ACCEPTED, pl.col("timestamp") * 1000).max().over("session_id")
     known = latest >= one.after[0] - 1000 * _memory(aggregate, ttl)
     fold = LogFold(counted.filter(~known), (aggregate,), EventsConfig()).advance()
     rows = list(snapshot.taken(fold).rows(0))
-    events = [Event(**row) for row in counted.filter(known).select(COLUMNS).iter_rows(named=True)]
+    events = list(_accepted(counted.filter(known)))
     parts: list[tuple[list[tuple[bytes, bytes]], list[Event]]] = [
         *((rows[at : at + ROWS], []) for at in range(0, len(rows), ROWS)),
         *(([], events[at : at + EVENTS]) for at in range(0, len(events), EVENTS)),
@@ -100,6 +100,12 @@ def _of(
         told = last and anew and len(before) > 0
         id_ = one.definition["id"]
         yield Chunk(id_, source, number, last, moment, some_rows, some_events, anew=told)
+
+
+def _accepted(frame: pl.DataFrame) -> Iterator[Event]:
+    for *fields, terms in frame.select(*COLUMNS, pl.struct(TERMS)).iter_rows():
+        told = {name: value for name, value in terms.items() if value is not None}
+        yield Event(**dict(zip(COLUMNS, fields, strict=True)), terms=told)
 
 
 def _memory(aggregate: Aggregate, ttl: float) -> float:
@@ -119,7 +125,7 @@ def _least(one: Wanted) -> float:
 
 def _events(folder: Path, partition: int, least: float) -> pl.DataFrame:
     """The events of a partition's files from the hour of a moment on, as they were accepted."""
-    columns = {name: SCHEMA[name] for name in (*COLUMNS, ACCEPTED, "accepted_number")}
+    columns = {name: SCHEMA[name] for name in (*COLUMNS, *TERMS, ACCEPTED, "accepted_number")}
     parts = [pl.DataFrame(schema=columns)]
     for path in sorted(folder.glob(f"*/??-{partition}-*.parquet")):
         if _ends(path) <= least:

@@ -288,9 +288,10 @@ class Aggregate:
     kind: Literal[
         "decayed_count", "window_count", "ratio", "last_value", "co_count", "unique_sessions"
     ]
-    # What it is kept for: each item, user or session; "pair", one item after another, with co_count
-    # and with it alone.
-    key: Literal["item", "user", "session", "pair", ""] = ""
+    # What it is kept for: each item, user or session; "category", where an event counts for each
+    # that its item has at that moment; "pair", one item after another, with co_count and with it
+    # alone.
+    key: Literal["item", "user", "session", "category", "pair", ""] = ""
     # Event types that count; empty: all that show interest.
     types: tuple[str, ...] = ()
     # ratio only: event types that it is a share of, such as "impression".
@@ -304,8 +305,8 @@ class Aggregate:
     # ratio only: as many events with the share ``prior`` count beside those seen.
     smoothing: float = 20.0
     prior: float = 0.0
-    # Whether the ranker is told of it; where a log has no times it never is. Off unless asked for:
-    # training has its value from the whole log, a store that began later does not.
+    # last_value only: what of an event it is, its value or the price that its item then had.
+    field: Literal["value", "price"] = "value"
     # Whether the ranker is told of it; where a log has no times it never is. None: where the order
     # of a session's events is kept. In baskets what others do now has told nothing more.
     ranking: bool | None = None
@@ -333,6 +334,8 @@ class Aggregate:
         if bool(self.of) != (self.kind == "ratio"):
             lacks = "needs the event types it is a share of" if not self.of else "only of a ratio"
             raise ConfigError(f"{where}.of: {lacks}")
+        if self.field != "value" and self.kind != "last_value":
+            raise ConfigError(f"{where}.field: {self.kind} has none, only last_value")
 
     def _settle(self, name: str, one: bool, default: str, other: str) -> None:
         if not getattr(self, name):
@@ -469,7 +472,11 @@ class Config:
             dataclasses.replace(aggregate, ranking=timed and _chosen(aggregate, order))
             for aggregate in self.aggregate
         )
-        told = {(aggregate.name, aggregate.kind) for aggregate in aggregates if aggregate.ranking}
+        told = {
+            (aggregate.name, aggregate.kind)
+            for aggregate in aggregates
+            if aggregate.ranking and aggregate.key in ("item", "pair")
+        }
         for name, (usual, kind) in LIVE.items():
             given = getattr(self.retrieval, name)
             sources[name] = (usual if given is None else given) if (name, kind) in told else 0

@@ -15,6 +15,7 @@ from recsys.aggregates import (
     Doubles,
     Rows,
     definition,
+    for_everybody,
     oldest,
     ranking_by,
     read,
@@ -73,7 +74,7 @@ class Mirror:
         values = {}
         for id_, sharing in self.ids.items():
             for aggregate in sharing:
-                if aggregate.key in ("session", "user"):
+                if not for_everybody(aggregate):
                     row = rows.get(id_) or NOTHING * self.state.tables[aggregate.name].cells
                     cells = _doubles(row).reshape(-1, 2)
                     first, second = cells[None, :, 0], cells[None, :, 1]
@@ -160,7 +161,7 @@ async def mirrored(
     mirror = Mirror(Aggregates(config.aggregate), ids, seen.epoch, seen.place)
     mirror.state.moment = seen.moment
     for id_, (aggregate, *_) in ids.items():
-        if everything or aggregate.key in ("item", "pair"):
+        if everything or for_everybody(aggregate):
             async for pairs in store.rows(id_):
                 mirror._set(id_, pairs)
     if await mirror.catch_up(store):

@@ -19,9 +19,9 @@ class Snapshot:
     """The rows of each aggregate that still count, in the order of the configuration.
 
     until: float64 [1], Unix seconds of the log's last event; -inf of no log. text: uint8, the ids
-    of items and users as UTF-8, concatenated; offsets: int64 [ids + 1] into it. ends: int64
-    [aggregates], of each one's rows. start, end: int32 [rows], the id of a key by its number; end
-    is -1 but for pairs. at: int64 [rows + 1], where the cells of each are. cells: float64
+    of items, users and categories as UTF-8, concatenated; offsets: int64 [ids + 1] into it. ends:
+    int64 [aggregates], of each one's rows. start, end: int32 [rows], the id of a key by its number;
+    end is -1 but for pairs. at: int64 [rows + 1], where the cells of each are. cells: float64
     [cells, 2], see `recsys.aggregates.Table`.
     """
 
@@ -95,8 +95,10 @@ class Snapshot:
 def taken(state: Aggregates) -> Snapshot:
     """What counts of a state, at its moment or later. What is kept for sessions is left out: those
     of a log are over."""
-    names = [*state.names["item"], *state.names["user"]]
-    offset = {"item": 0, "pair": 0, "user": len(state.names["item"])}
+    names, offset = list[str](), {"pair": 0}
+    for key in ("item", "user", "category"):
+        offset[key] = len(names)
+        names += state.names[key]
     starts, targets, cells, ends = [], [], [], [0]
     for aggregate in state.declared:
         rows, start, end = _keys(state, aggregate)

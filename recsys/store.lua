@@ -78,12 +78,6 @@ local function version_of(session)
   return tonumber(redis.call('HGET', meta_of(session), 'version') or 0)
 end
 
--- The payload of an event, which is a JSON object that is not empty, with its item's terms of now.
-local function with_terms(payload, item)
-  local terms = item ~= '' and redis.call('HGET', ITEM_TERMS, item)
-  return terms and string.sub(payload, 1, -2) .. ',"terms":' .. terms .. '}' or payload
-end
-
 local function push(key, payload, cap, ttl)
   redis.call('RPUSH', key, payload)
   redis.call('LTRIM', key, -cap, -1)
@@ -124,9 +118,16 @@ local function join(session, user, user_cap, session_ttl, user_ttl)
   return joined
 end
 
--- What is kept for items and pairs is shown to everybody, the rest to the visitor it is of.
+-- What is kept for sessions and users is shown to the visitor it is of, the rest to everybody.
 local function for_everybody(aggregate)
-  return aggregate.key == 'item' or aggregate.key == 'pair'
+  return aggregate.key ~= 'session' and aggregate.key ~= 'user'
+end
+
+-- The keys of an aggregate that an event counts for.
+local function keys_of(aggregate, event)
+  if aggregate.key == 'category' then return event.categories end
+  local key = event[aggregate.key]
+  return key ~= '' and {key} or {}
 end
 
 -- Puts a cell's doubles into a row, and tells mirrors of those that everybody is shown.
@@ -236,33 +237,32 @@ end
 -- Adds to a count that knows nothing of what else was in the session.
 local function add(aggregate, event, amount, changes)
   local counted, of = aggregate.types[event.type], aggregate.of[event.type]
-  local key = event[aggregate.key]
-  if key == '' then
-    return
-  elseif aggregate.kind == 'ratio' then
-    if counted then decay(aggregate, key, 0, event.time, amount, changes) end
-    if of then decay(aggregate, key, 1, event.time, amount, changes) end
-  elseif not counted then
-    return
-  elseif aggregate.kind == 'decayed_count' then
-    decay(aggregate, key, 0, event.time, amount, changes)
-  else
-    add_in_window(aggregate, key, math.floor(event.time / (aggregate.span / STEPS)), amount, changes)
+  for _, key in ipairs(keys_of(aggregate, event)) do
+    if aggregate.kind == 'ratio' then
+      if counted then decay(aggregate, key, 0, event.time, amount, changes) end
+      if of then decay(aggregate, key, 1, event.time, amount, changes) end
+    elseif counted and aggregate.kind == 'decayed_count' then
+      decay(aggregate, key, 0, event.time, amount, changes)
+    elseif counted then
+      local step = math.floor(event.time / (aggregate.span / STEPS))
+      add_in_window(aggregate, key, step, amount, changes)
+    end
   end
 end
 
 -- Counts an event in an aggregate. ttl: seconds that a session's trail is kept.
 local function count(aggregate, event, ttl, changes)
-  local counted, key = aggregate.types[event.type], event[aggregate.key]
+  local counted = aggregate.types[event.type]
   if aggregate.kind == 'co_count' then
     if counted and event.item ~= '' then add_step(aggregate, event, ttl, changes) end
   elseif aggregate.kind == 'last_value' then
-    if counted and key ~= '' and event.value then
-      set_last(aggregate, key, event.time, event.value, changes)
+    local value = counted and event[aggregate.field or 'value']
+    for _, key in ipairs(value and keys_of(aggregate, event) or {}) do
+      set_last(aggregate, key, event.time, value, changes)
     end
   elseif aggregate.kind == 'unique_sessions' then
-    if counted and key ~= '' then
-      local step = math.floor(event.time / (aggregate.span / STEPS))
+    local step = math.floor(event.time / (aggregate.span / STEPS))
+    for _, key in ipairs(counted and keys_of(aggregate, event) or {}) do
       move_session(aggregate, key, event, step, changes)
     end
   else
@@ -313,11 +313,12 @@ local function declared()
   return cjson.decode(redis.call('HGET', AGGREGATES, 'declared') or '[]')
 end
 
--- Of an event: its id, session, user or '', type, item or '', Unix seconds, value or ''.
-local function event_of(id, session, user, type, item, time, value)
+-- Of an event: its id, session, user or '', type, item or '', Unix seconds, value or '', terms.
+local function event_of(id, session, user, type, item, time, value, terms)
   return {
     id = id, session = session, user = user, type = type, item = item, stamp = time,
-    time = tonumber(time), value = tonumber(value)
+    time = tonumber(time), value = tonumber(value), price = terms.price,
+    categories = terms.category or {}
   }
 end
 
@@ -346,7 +347,8 @@ local function events_held(session)
       local told = cjson.decode(payload)
       local stamp = string.format('%.17g', told.timestamp)
       events[#events + 1] = event_of(
-        told.event_id, session, '', told.type, told.item_id or '', stamp, told.value
+        told.event_id, session, '', told.type, told.item_id or '', stamp, told.value,
+        told.terms or {}
       )
     end
   end
@@ -414,7 +416,8 @@ local function append()
       duplicates = duplicates + 1
     else
       accepted = accepted + 1
-      payload = with_terms(payload, item)
+      local terms = item ~= '' and redis.call('HGET', ITEM_TERMS, item)
+      if terms then payload = string.sub(payload, 1, -2) .. ',"terms":' .. terms .. '}' end
       local meta, events, log = meta_of(session), events_of(session), log_of(partition)
       if user ~= '' then
         join(session, user, user_cap, session_ttl, user_ttl)
@@ -446,7 +449,8 @@ local function append()
       if user ~= '' then entry[3], entry[4] = 'u', user end
       redis.call('XADD', log, '*', unpack(entry))
       if unread then redis.call('XTRIM', log, 'MAXLEN', '~', maxlen) end
-      local event = event_of(id, session, user, type, item, stamp, value)
+      local said = terms and cjson.decode(terms) or {}
+      local event = event_of(id, session, user, type, item, stamp, value, said)
       if #aggregates > 0 then count_in_all(aggregates, event, session_ttl, aside) end
       if event.time > latest and not aside then latest, latest_stamp = event.time, stamp end
     end
@@ -665,7 +669,8 @@ end
 
 -- Fills in some of what was before an aggregate was declared. ARGV: its id, a source, which chunk of
 -- it, from 0, '' or, with the last, 'done'; the moment, a name for a new epoch or ''; how many rows,
--- keys and rows; events as event_of takes them, and before them the seconds that a session is kept.
+-- keys and rows; events as event_of takes them, terms as JSON, and before them the seconds that a
+-- session is kept.
 -- A chunk is taken once, in its turn; returns how many were, -1 if the aggregate is not declared.
 local function fill()
   local id, source, number, last, moment, epoch, rows = unpack(ARGV, 2, 8)
@@ -678,8 +683,9 @@ local function fill()
   if filled ~= number then return filled == 'done' and -1 or tonumber(filled) end
   for at = 9, 8 + 2 * rows, 2 do add_row(aggregate, ARGV[at], ARGV[at + 1]) end
   local ttl = ARGV[9 + 2 * rows]
-  for at = 10 + 2 * rows, #ARGV, 7 do
-    local event = event_of(unpack(ARGV, at, at + 6))
+  for at = 10 + 2 * rows, #ARGV, 8 do
+    local id, session, user, type, item, stamp, value, terms = unpack(ARGV, at, at + 7)
+    local event = event_of(id, session, user, type, item, stamp, value, cjson.decode(terms))
     if not (for_everybody(aggregate) and in_quarantine(event.session)) then
       count(aggregate, event, ttl, {})
     end

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -545,7 +546,7 @@ class _Link:
 
 
 def _counted(event: Event) -> tuple[str, ...]:
-    """What the script's event_of takes. Numbers as text that gives the same number."""
+    """What the script's event_of takes, but the terms. Numbers as text that gives the same."""
     return (
         event.event_id or "",
         event.session_id,
@@ -569,7 +570,7 @@ def fill_arguments(chunk: Chunk, config: StoreConfig) -> list[Any]:
         len(chunk.rows),
         *(part for pair in chunk.rows for part in pair),
         config.session_ttl,
-        *(part for event in chunk.events for part in _counted(event)),
+        *(part for event in chunk.events for part in (*_counted(event), orjson.dumps(event.terms))),
     ]
 
 

@@ -4,7 +4,9 @@
 
 Real events go through Redis, shuffled within two minutes, one in a hundred twice; at five moments
 on the way and at the end every value of every key is compared with the batch executor's over the
-events that had arrived. Prints the greatest differences and both throughputs.
+events that had arrived. Prices and categories are made up from the items' ids; three items in ten
+are in two, three in none, and they change between these moments. Prints the greatest differences
+and both throughputs.
 """
 
 import argparse
@@ -13,9 +15,11 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 import polars as pl
@@ -26,7 +30,7 @@ from recsys.aggregate_log import LogFold
 from recsys.aggregates import Aggregates
 from recsys.config import AGGREGATES, Aggregate, Config
 from recsys.embedded import EmbeddedRedis
-from recsys.events import Event
+from recsys.events import TERMS, Event
 from recsys.mirror import mirrored
 from recsys.store import Store, StoreConfig
 
@@ -47,6 +51,14 @@ DECLARED = (
     Aggregate("visitors", "unique_sessions", "item", window="12h"),
     Aggregate("visits", "unique_sessions", "user", window="7d"),
     Aggregate("in_row", "co_count", types=("view", "click"), half_life="2h", gap="10m"),
+    Aggregate("its_price", "last_value", "item", field="price"),
+    Aggregate("of_category", "decayed_count", "category", half_life="6h"),
+    Aggregate("its_day", "window_count", "category", window="1d"),
+    Aggregate(
+        "its_returns", "ratio", "category", types=("remove",), of=("purchase",), half_life="7d"
+    ),
+    Aggregate("its_visitors", "unique_sessions", "category", window="12h"),
+    Aggregate("its_last", "last_value", "category"),
 )
 
 console = Console(stderr=True)
@@ -127,6 +139,22 @@ def batches(frame: pl.DataFrame, rows: list[int]) -> Iterator[list[Event]]:
         yield [Event(*told[row]) for row in rows[at : at + BATCH]]
 
 
+def terms_of(item: str | None, stop: int) -> dict[str, Any]:
+    """What is said of an item, from one moment at which values are compared to the next."""
+    drawn = zlib.crc32(f"{item} {stop if zlib.crc32((item or '').encode()) % 2 else 0}".encode())
+    labels = [f"c{drawn % 97}", f"d{drawn % 13}"][: (0, 0, 0, 1, 1, 1, 1, 2, 2, 2)[drawn % 10]]
+    price = {"price": drawn % 10_000 / 100} if drawn % 7 else {}
+    return {**price, **({"category": tuple(labels)} if labels else {})}
+
+
+async def put(store: Store, items: Sequence[str], stop: int) -> None:
+    """Have the catalogue say these terms of items."""
+    bare = {"price": None, "category": None}
+    for at in range(0, len(items), 500):
+        part = items[at : at + 500]
+        await store.put_items([(item, {**bare, **terms_of(item, stop)}) for item in part])
+
+
 async def send(store: Store, frame: pl.DataFrame, rows: list[int], tick: Progress) -> int:
     """Append events over several calls at a time; returns how many were duplicates."""
     waiting, duplicates = batches(frame, rows), 0
@@ -166,17 +194,27 @@ async def compare(name: str, frame: pl.DataFrame, url: str, seed: int) -> Outcom
     rows = arrivals(frame, rng)
     store = Store(url, StoreConfig(name, max_velocity=1e9, max_repetition=10**9, timeout=30.0))
     await mirrored(store, config)
+    items = frame["item_id"].drop_nulls().unique().to_list()
     worst: dict[str, float] = {}
+    accepted: dict[int, dict[str, Any]] = {}  # by row, the terms when it came first
     values = duplicates = 0
     streamed = folded = 0.0
     with Progress(console=console) as tick:
         for stop in range(1, STOPS + 1):
             first, last = (len(rows) * k // STOPS for k in (stop - 1, stop))
+            await put(store, items, stop)
+            for row in rows[first:last]:
+                accepted.setdefault(row, terms_of(frame["item_id"][row], stop))
             began = time.perf_counter()
             duplicates += await send(store, frame, rows[first:last], tick)
             streamed += time.perf_counter() - began
             stream = await mirrored(store, config, everything=True)
-            arrived = frame[sorted(set(rows[:last]))]
+            known = sorted(accepted)
+            told = {k: [accepted[row].get(k) for row in known] for k in TERMS}
+            arrived = frame[known].with_columns(
+                category=pl.Series(told["category"], dtype=pl.List(pl.String)),
+                price=pl.Series(told["price"], dtype=pl.Float64),
+            )
             began = time.perf_counter()
             batch = LogFold(arrived, DECLARED, config.events).advance()
             folded = time.perf_counter() - began

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.aggregate_log import LogFold
-from recsys.aggregates import STEPS, Aggregates, definition, oldest
-from recsys.config import Aggregate, Config
+from recsys.aggregates import STEPS, Aggregates, defined, definition, oldest
+from recsys.config import Aggregate, Config, ConfigError
 
 DECLARED = (
     Aggregate("count", "decayed_count", half_life="1h"),
@@ -23,6 +23,15 @@ DECLARED = (
     Aggregate("sessions", "unique_sessions", window="2h"),
     Aggregate("last", "last_value"),
     Aggregate("steps", "co_count", half_life="1h", gap="20m"),
+    Aggregate("price", "last_value", field="price"),
+    Aggregate("of_category", "decayed_count", "category", half_life="1h"),
+    Aggregate("its_window", "window_count", "category", window="2h"),
+    Aggregate(
+        "its_rate", "ratio", "category", types=("click",), of=("impression",), half_life="2h"
+    ),
+    Aggregate("its_sessions", "unique_sessions", "category", window="2h"),
+    Aggregate("its_last", "last_value", "category"),
+    Aggregate("its_price", "last_value", "category", types=("click",), field="price"),
 )
 COLUMNS = {
     "session_id": pl.String,
@@ -31,6 +40,8 @@ COLUMNS = {
     "type": pl.String,
     "timestamp": pl.Float64,
     "value": pl.Float64,
+    "category": pl.List(pl.String),
+    "price": pl.Float64,
 }
 EVENTS = st.lists(
     st.tuples(
@@ -40,9 +51,12 @@ EVENTS = st.lists(
         st.sampled_from(["view", "click", "impression"]),
         st.integers(0, 60).map(lambda k: 1e9 + 300.0 * k),
         st.sampled_from([None, 1.0, 2.5]),
+        st.sampled_from([None, ["p"], ["q", "p"], ["ü"]]),
+        st.sampled_from([None, 0.0, 3.5, 9.0]),
     ),
     max_size=40,
 )
+FIELDS: tuple[Literal["value", "price"], ...] = ("value", "price")
 Row = tuple[Any, ...]
 
 
@@ -54,9 +68,12 @@ def expected(aggregate: Aggregate, rows: list[Row]) -> dict[Any, float]:
     """The definition, word for word, at the moment of the latest event."""
     moment = max((row[4] for row in rows), default=-math.inf)
     types = aggregate.types or ("view", "click")
-    keys = {"session": 0, "user": 1, "item": 2, "pair": 2}
-    counted = [row for row in rows if row[3] in types and row[keys[aggregate.key]] is not None]
+    keys = {"session": 0, "user": 1, "item": 2, "pair": 2, "category": 6}
     key = keys[aggregate.key]
+    if aggregate.key == "category":  # as if for each an event of its own
+        rows = [(*row[:6], label, row[7]) for row in rows for label in row[6] or ()]
+    counted = [row for row in rows if row[3] in types and row[key] is not None]
+    told = 7 if aggregate.field == "price" else 5
     found: defaultdict[Any, float] = defaultdict(float)
 
     def worth(time: float) -> float:
@@ -87,8 +104,9 @@ def expected(aggregate: Aggregate, rows: list[Row]) -> dict[Any, float]:
         for name, _ in pairs:
             found[name] += 1
     elif aggregate.kind == "last_value":
-        for row in sorted((r for r in counted if r[5] is not None), key=lambda r: (r[4], r[5])):
-            found[row[key]] = row[5]
+        valued = (row for row in counted if row[told] is not None)
+        for row in sorted(valued, key=lambda row: (row[4], row[told])):
+            found[row[key]] = row[told]
     else:
         for a in counted:
             later = [row[4] for row in counted if row[0] == a[0] and row[4] > a[4]]
@@ -127,16 +145,32 @@ def test_the_order_of_rows_does_not_matter(rows: list[Row]) -> None:
         assert dict(one.named(aggregate)) == pytest.approx(dict(other.named(aggregate)), abs=1e-12)
 
 
+def test_a_log_without_terms_has_nothing_of_categories() -> None:
+    """Neither a count nor a price, and all else is as with them."""
+    rows = [("s", "x", "a", "view", 1e9, 2.0, ["p"], 3.0)]
+    bare = frame_of(rows).drop("category", "price")
+    told, untold = (
+        LogFold(frame, DECLARED, Config().events).advance() for frame in (frame_of(rows), bare)
+    )
+    for aggregate in DECLARED:
+        if aggregate.key == "category" or aggregate.field == "price":
+            assert not dict(untold.named(aggregate))
+        else:
+            assert dict(untold.named(aggregate)) == dict(told.named(aggregate))
+
+
 def test_unknown_keys_have_the_value_of_nothing() -> None:
     """-1 and keys without events: no count, the prior of a ratio, no last value."""
-    fold = LogFold(frame_of([("s", None, "a", "view", 1e9, 2.0)]), DECLARED, Config().events)
+    row = ("s", None, "a", "view", 1e9, 2.0, ["p"], 3.0)
+    fold = LogFold(frame_of([row]), DECLARED, Config().events)
     state, numbers = fold.advance(), np.array([-1, 0, 7], dtype=np.int32)
     values = {a.name: state.values(a, numbers).tolist() for a in DECLARED if a.key == "item"}
     assert values["count"] == [0, 1, 0]
     assert values["rate"] == [0.1, 0.1, 0.1]
     assert values["last"][1] == 2.0
     assert np.isnan(values["last"][0])
-    assert not len(state.steps_from(DECLARED[-1], 0)[0])
+    assert values["price"][1] == 3.0
+    assert not len(state.steps_from(DECLARED[7], 0)[0])
 
 
 def test_a_ratio_without_smoothing_and_without_events_is_its_prior() -> None:
@@ -149,7 +183,7 @@ def test_an_event_ahead_of_the_moment_counts_as_one_of_now() -> None:
     """A clock that runs fast does not make an event worth more than one."""
     count = DECLARED[0]
     state = LogFold(
-        frame_of([("s", None, "a", "view", 1e9 + 60, None)]), (count,), Config().events
+        frame_of([("s", None, "a", "view", 1e9 + 60, None, None, None)]), (count,), Config().events
     ).advance()
     state.moment = 1e9
     assert state.values(count, np.array([0], np.int32)).tolist() == [1.0]
@@ -172,3 +206,13 @@ def test_what_counts_no_longer_may_be_forgotten() -> None:
     step = math.floor(1e9 / 300)
     assert oldest(window, 1e9) == step - 23
     assert oldest(last, 1e9) == -math.inf
+
+
+def test_a_price_is_of_last_values_alone() -> None:
+    """Another kind counts, whatever things cost; what was declared before goes on as it was."""
+    with pytest.raises(ConfigError, match=r"aggregate.a.field: window_count has none"):
+        Aggregate("a", "window_count", field="price")
+    value, price = (definition(Aggregate("a", "last_value", field=f), Config()) for f in FIELDS)
+    assert "field" not in value
+    assert value["id"] != price["id"]
+    assert defined(price).field == "price"

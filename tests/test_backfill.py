@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 from redis.exceptions import ConnectionError as Disconnected
 
@@ -19,7 +18,15 @@ from recsys.logs import load_log, log_from_frame
 from recsys.mirror import mirrored
 from recsys.store import Store, StoreUnavailable, partition_of
 from recsys.stream import Stream
-from tests.test_mirror import CONFIG, DECLARED, assert_same, of_log, some_events
+from tests.test_mirror import (
+    CONFIG,
+    DECLARED,
+    accept,
+    assert_same,
+    frame_of,
+    of_log,
+    some_events,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -69,12 +76,6 @@ def put_in_files(events: list[Event], store: Store, folder: Path) -> None:
         lake.release(partition)
 
 
-def frame_of(events: list[Event]) -> pl.DataFrame:
-    names = ("session_id", "user_id", "item_id", "type", "timestamp", "value")
-    rows = [{name: getattr(event, name) for name in names} for event in events]
-    return pl.DataFrame(rows, schema_overrides={"value": pl.Float64})
-
-
 async def found(store: Store, base: snapshot.Snapshot = snapshot.EMPTY) -> Aggregates:
     return (await mirrored(store, CONFIG, base, declare=False, everything=True)).state
 
@@ -85,17 +86,17 @@ async def test_files_and_the_log_are_filled_in(store: Store, reader: Any, tmp_pa
     put_in_files(lost, store, tmp_path)
     written, waiting, later = some_events(40, 2), some_events(40, 3), some_events(40, 4)
     await mirrored(store, UNDECLARED)
-    await store.append(written)
+    await accept(store, written)
     reader().drain()
-    await store.append(waiting)
+    await accept(store, waiting)
     mirror = await mirrored(store, CONFIG)
-    await store.append(later)
+    await accept(store, later)
     reader().drain()
     assert not await mirror.catch_up(store)
     wanted = of_log([*lost, *written, *waiting, *later])
     assert_same(await found(store), wanted, FOR_ALL)
     more = some_events(30, 5)
-    await store.append(more)
+    await accept(store, more)
     reader().drain()
     wanted = of_log([*lost, *written, *waiting, *later, *more])
     assert_same(await found(store), wanted, FOR_ALL)
@@ -105,9 +106,9 @@ async def test_what_a_session_has_of_its_own_is_filled_in(store: Store, reader: 
     """A visitor who is here while an aggregate is declared."""
     before, later = some_events(40, 2), some_events(40, 3)
     await mirrored(store, UNDECLARED)
-    await store.append(before)
+    await accept(store, before)
     await mirrored(store, CONFIG)
-    await store.append(later)
+    await accept(store, later)
     reader().drain()
     assert_same(await found(store), of_log([*before, *later]), DECLARED)
 
@@ -116,11 +117,11 @@ async def test_what_was_declared_before_is_filled_in_anew(store: Store, reader: 
     """Back at a bundle that was rolled back from: nothing is left of the first time."""
     before, between, later = (some_events(40, seed) for seed in (2, 3, 4))
     await mirrored(store, CONFIG)
-    await store.append(before)
+    await accept(store, before)
     await mirrored(store, UNDECLARED)
-    await store.append(between)
+    await accept(store, between)
     await mirrored(store, CONFIG)
-    await store.append(later)
+    await accept(store, later)
     reader().drain()
     assert_same(await found(store), of_log([*before, *between, *later]), DECLARED)
 
@@ -135,7 +136,7 @@ async def test_a_reader_that_dies_while_it_fills_in_repeats_nothing(
     lost, before = of_earlier_visitors(60, 1), some_events(60, 2)
     put_in_files(lost, store, tmp_path)
     await mirrored(store, UNDECLARED)
-    await store.append(before)
+    await accept(store, before)
     await mirrored(store, CONFIG)
     deaths = 0
     for lives in range(1, 60, 9):
@@ -156,7 +157,7 @@ async def test_a_reader_that_dies_while_it_fills_in_repeats_nothing(
             stream.drain()
         except StoreUnavailable:
             deaths += 1
-        await store.append([some_events(60, 10 + lives)[0]])
+        await accept(store, [some_events(60, 10 + lives)[0]])
     reader().drain()
     assert deaths > 2
     later = [some_events(60, 10 + lives)[0] for lives in range(1, 60, 9)]
@@ -171,7 +172,7 @@ async def test_a_store_begins_with_the_snapshot_of_a_bundle(
     base = snapshot.of_log(log_from_frame(frame_of(log)), CONFIG)
     workers = [store, *(Store(redis_server.url, store.config) for _ in range(2))]
     await asyncio.gather(*(mirrored(worker, CONFIG, base) for worker in workers))
-    await store.append(live)
+    await accept(store, live)
     assert_same(await found(store, base), of_log([*log, *live]), FOR_ALL)
     await mirrored(store, CONFIG, base)
     assert_same(await found(store, base), of_log([*log, *live]), FOR_ALL)
@@ -185,7 +186,7 @@ async def test_another_snapshot_begins_anew(store: Store, reader: Any, tmp_path:
     late = [e for e in of_earlier_visitors(120, 2) if e.timestamp > 1.7e9 + 9001]
     first = snapshot.of_log(log_from_frame(frame_of(early[:20])), CONFIG)
     await mirrored(store, CONFIG, first)
-    await store.append([*early, *late])
+    await accept(store, [*early, *late])
     reader().drain()
     exported = log_from_frame(frame_of(early))
     second = snapshot.of_log(exported, CONFIG)
@@ -201,12 +202,12 @@ async def test_what_the_stream_brought_is_no_base(
 ) -> None:
     """A log of the lake's files has no snapshot: the store knows them itself."""
     await mirrored(store, CONFIG)
-    await store.append(some_events(40, 2))
+    await accept(store, some_events(40, 2))
     reader().drain()
     log = load_log([tmp_path])
     assert snapshot.of_log(log, CONFIG) is snapshot.EMPTY
-    other = tmp_path / "other.csv"
-    frame_of(of_earlier_visitors(40, 3)).write_csv(other)
+    other = tmp_path / "other.parquet"
+    frame_of(of_earlier_visitors(40, 3)).write_parquet(other)
     both = load_log([tmp_path, other])
     assert both.imported_until == max(e.timestamp for e in of_earlier_visitors(40, 3))
     assert snapshot.of_log(both, CONFIG).moment <= both.imported_until

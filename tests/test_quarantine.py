@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
 import pytest
 from prometheus_client import REGISTRY
 
 from api.telemetry import events_recorded
 from recsys.aggregate_log import LogFold
-from recsys.aggregates import Aggregates
+from recsys.aggregates import Aggregates, for_everybody
 from recsys.cli import main
 from recsys.embedded import EmbeddedRedis
 from recsys.events import Event
@@ -22,13 +21,12 @@ from recsys.mirror import mirrored
 from recsys.quarantine import Mark, left_out, marks
 from recsys.store import Store, partition_of
 from recsys.stream import Stream
-from tests.test_aggregates import COLUMNS as SCHEMA
-from tests.test_mirror import CONFIG, DECLARED, some_events
+from tests.test_mirror import CONFIG, DECLARED, accept, frame_of, some_events
 
 pytestmark = pytest.mark.anyio
 
 # What a last value was before cannot be told, and what is kept for the visitor itself goes on.
-TAKEN_OUT = tuple(a for a in DECLARED if a.key in ("item", "pair") and a.kind != "last_value")
+TAKEN_OUT = tuple(a for a in DECLARED if for_everybody(a) and a.kind != "last_value")
 NOW = 1.8e9
 
 
@@ -52,8 +50,7 @@ async def names(store: Store) -> set[str]:
 
 def assert_counts(stream: Aggregates, events: Sequence[Event]) -> None:
     """What everybody is shown is what a log of these events gives, at the stream's moment."""
-    rows = [{name: getattr(event, name) for name in SCHEMA} for event in events]
-    log = LogFold(pl.DataFrame(rows, SCHEMA), TAKEN_OUT, CONFIG.events).advance()
+    log = LogFold(frame_of(events), TAKEN_OUT, CONFIG.events).advance()
     log.moment = stream.moment
     for aggregate in TAKEN_OUT:
         found, wanted = (
@@ -103,7 +100,7 @@ async def test_what_it_counted_is_taken_out_and_comes_back(store: Store, seed: i
     mirror = await mirrored(store, CONFIG)
     events = some_events(90, seed)
     for at in range(0, len(events), 7):
-        await store.append([*events[at : at + 7], *events[at : at + 2]])
+        await accept(store, [*events[at : at + 7], *events[at : at + 2]])
     out = await names(store)
     assert out
     assert await mirror.catch_up(store)
@@ -112,7 +109,7 @@ async def test_what_it_counted_is_taken_out_and_comes_back(store: Store, seed: i
     assert await store.release(released)
     assert not await store.release(released)
     later = some_events(30, 100 + seed)
-    await store.append(later)
+    await accept(store, later)
     out = await names(store)
     assert released not in out
     assert await mirror.catch_up(store)
