@@ -1,6 +1,6 @@
 """The shapes of requests and answers: validation, and what OpenAPI shows."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import (
@@ -192,6 +192,15 @@ class SimilarIn(BaseModel):
     )
 
 
+class TrendingIn(SimilarIn):
+    by: Literal["item", "category"] = Field(
+        "item",
+        description="`category`: categories that rise, by a `decayed_count` declared for them, or "
+        "two of which one looks back further",
+        examples=["category"],
+    )
+
+
 class IdentifyIn(BaseModel):
     model_config = STRICT | _example(user_id="2375")
 
@@ -310,6 +319,25 @@ class SimilarOut(BaseModel):
     )
 
     items: list[RecommendedItem]
+    bundle: str
+
+
+class RisingCategory(BaseModel):
+    category: str
+    score: float
+    rank: int = Field(description="from 1")
+
+
+class TrendingOut(BaseModel):
+    """What rises most, first: `items`, or `categories` where these are asked for."""
+
+    model_config = _example(
+        items=[{"item_id": "1029743", "score": 3.2, "rank": 1, "reason": "trending"}],
+        bundle="6d0c1f0a9be24c11",
+    )
+
+    items: list[RecommendedItem] | None = None
+    categories: list[RisingCategory] | None = None
     bundle: str
 
 

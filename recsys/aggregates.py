@@ -412,7 +412,31 @@ def risen(state: Aggregates, numbers: Rows, known: Mapping[str, Doubles] | None 
         known[name] if known else state.values(counts[name], numbers)
         for name in ("trending", "usual")
     )
-    expected = usual * (counts["trending"].span / counts["usual"].span)
+    return _above(now, usual, counts["trending"].span / counts["usual"].span)
+
+
+def risen_categories(state: Aggregates) -> tuple[list[str], Doubles] | None:
+    """Categories that count for something, and how far they rise, float64; ``None`` where no
+    decayed count is kept for them.
+
+    The shortest half-life against the longest of the same types, as in :func:`risen`; the count
+    itself where there is but one.
+    """
+    counts = [a for a in state.declared if (a.kind, a.key) == ("decayed_count", "category")]
+    if not counts:
+        return None
+    short = min(counts, key=lambda count: count.span)
+    alike = (count for count in counts if set(count.types) == set(short.types))
+    long = max(alike, key=lambda count: count.span)
+    numbers = np.arange(len(state.names["category"]), dtype=np.int32)
+    now, usual = (state.values(count, numbers) for count in (short, long))
+    scores = _above(now, usual, short.span / long.span) if long.span > short.span else now
+    heard = np.flatnonzero(usual > EXPIRED)
+    return [state.names["category"][k] for k in heard.tolist()], scores[heard]
+
+
+def _above(now: Doubles, usual: Doubles, share: float) -> Doubles:
+    expected = usual * share
     above: Doubles = (now - expected) / np.sqrt(expected + 1.0)
     return above
 

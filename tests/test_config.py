@@ -164,6 +164,13 @@ def test_what_is_auto_follows_from_the_log() -> None:
     assert (few.session.max_events, few.session.decay) == (20, 1.0)
 
 
+def test_a_source_asks_what_is_kept_for_items() -> None:
+    """An aggregate of the name that is of categories proposes none."""
+    table = {"name": "trending", "kind": "decayed_count", "key": "category", "ranking": True}
+    other = config_from_dict({"retrieval": {"trending": 9}, "aggregate": [table]})
+    assert other.settled(simultaneous=False).retrieval.trending == 0
+
+
 def test_a_list_of_what_trends_needs_to_be_told() -> None:
     """A placement of a live source where the ranker, and so the replay, is told of none."""
     hot = {"placements": {"hot": {"ranking": "trending"}}}

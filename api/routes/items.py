@@ -1,11 +1,11 @@
 """/v1/items: what a shop says of its items, and similar items."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from api.body import read_list, read_object
 from api.catalogue import filter_of_query, shelf_for
@@ -23,6 +23,7 @@ from recsys.store import Store, StoreUnavailable
 
 router = APIRouter(tags=["items"])
 
+Query = TypeVar("Query", bound=BaseModel)
 ItemId = Annotated[str, Path(examples=["1082185"])]
 TOGETHER = 100  # items that change in one round trip; others are served in between
 AGAIN = "not confirmed; try again: what is said of an item twice changes nothing more"
@@ -31,12 +32,12 @@ LINES = """{"item_id": "1082185", "price": 69.5}
 """
 
 
-def list_wanted(request: Request) -> SimilarIn:
-    """What a query asks of a list of items that is nobody's. Raises Problem 422."""
+def list_wanted(request: Request, model: type[Query]) -> Query:
+    """What a query asks of a list that is nobody's. Raises Problem 422."""
     try:
-        return SimilarIn.model_validate_strings(dict(request.query_params))
+        return model.model_validate_strings(dict(request.query_params))
     except ValidationError as error:
-        raise invalid(*field_errors(error, list(SimilarIn.model_fields))) from None
+        raise invalid(*field_errors(error, list(model.model_fields))) from None
 
 
 @router.post(
@@ -73,7 +74,7 @@ async def similar_items(request: Request, item_id: ItemId) -> Response:
     """Items near one item."""
     engine = engine_of(request)
     bundle = engine.active_bundle()
-    wanted = list_wanted(request)
+    wanted = list_wanted(request, SimilarIn)
     condition = filter_of_query(wanted.filter)
     shelf, degraded = await shelf_for(engine, condition)
     allowed = shelf.allowed(bundle.items, condition) if shelf else None

@@ -10,36 +10,45 @@ from numpy.typing import NDArray
 
 from api.catalogue import described, filter_of_query, shelf_for
 from api.engine import engine_of
-from api.errors import store_failed
+from api.errors import invalid, store_failed
 from api.openapi import answers, query_of
 from api.routes.items import list_wanted
-from api.schemas import SimilarIn, SimilarOut
-from recsys.aggregates import risen
+from api.schemas import TrendingIn, TrendingOut
+from recsys.aggregates import Aggregates, risen, risen_categories
 from recsys.filters import Filter
 from recsys.shelf import Shelf
 from recsys.store import StoreUnavailable
 
 router = APIRouter(tags=["items"])
 
+UNDECLARED = (
+    "no decayed_count is kept for categories; declare one in recsys.toml and train: "
+    '[[aggregate]] name = "of_category", kind = "decayed_count", key = "category"'
+)
 LOOKED_AT = 2000  # items that are held against a filter at a time
 
 
 @router.get(
     "/v1/trending",
-    responses=answers(SimilarOut, 200, 422, 503),
-    openapi_extra=query_of(SimilarIn),
+    responses=answers(TrendingOut, 200, 422, 503),
+    openapi_extra=query_of(TrendingIn),
 )
 async def trending(request: Request) -> Response:
-    """What rises now: items by how far recent events exceed what is usual for them."""
+    """What rises now: items or categories by how far recent events exceed what is usual."""
     engine = engine_of(request)
-    wanted = list_wanted(request)
+    wanted = list_wanted(request, TrendingIn)
     condition = filter_of_query(wanted.filter)
+    if condition and wanted.by == "category":
+        raise invalid(("filter", "is of items; leave it out with by=category"))
     await engine.keep_up()
     bundle, mirror = engine.active_bundle(), engine.mirror  # after it: another may serve by now
     if mirror is None:
         raise store_failed(StoreUnavailable("aggregates could not be read yet"))
-    shelf, degraded = await shelf_for(engine, condition)
     state = mirror.state
+    if wanted.by == "category":
+        answer = {"categories": _categories(state, wanted.n), "bundle": bundle.version}
+        return Response(orjson.dumps(answer), media_type="application/json")
+    shelf, degraded = await shelf_for(engine, condition)
     names = state.names["item"]
     scores = risen(state, np.arange(len(names), dtype=np.int32))
     order = np.lexsort((np.arange(len(scores)), -scores))
@@ -56,6 +65,19 @@ async def trending(request: Request) -> Response:
     answer = {"items": items, "bundle": bundle.version}
     headers = {"X-Degraded": degraded} if degraded else None
     return Response(orjson.dumps(answer), 200, headers, "application/json")
+
+
+def _categories(state: Aggregates, n: int) -> list[dict[str, Any]]:
+    """The n that rise most. Raises Problem 422."""
+    found = risen_categories(state)
+    if found is None:
+        raise invalid(("by", UNDECLARED))
+    names, scores = found
+    order = np.lexsort((np.arange(len(scores)), -scores))[:n]
+    return [
+        {"category": names[k], "score": float(scores[k]), "rank": rank}
+        for rank, k in enumerate(order.tolist(), 1)
+    ]
 
 
 def _shown(

@@ -10,7 +10,7 @@ from recsys.registry import Registry
 from recsys.training import train
 from tests.api.conftest import NOW, Served, running
 from tests.api.test_errors import Check
-from tests.synthetic import small_config
+from tests.synthetic import checkerboard, small_config
 from tests.test_newcomers import coming
 from tests.test_training import RANKED
 from tests.test_unseen import log_of
@@ -31,6 +31,41 @@ async def test_what_rises_comes_first(api: Served) -> None:
     assert items[0]["score"] > items[1]["score"] > 0 > items[-1]["score"]
     # Those that training knew are there before anybody clicked.
     assert {f"i{k}" for k in range(20)} <= set(order)
+
+
+async def test_categories_that_rise(settings: Settings, tmp_path: Path, problem: Check) -> None:
+    """By what is declared for them: two half-lives against what is usual, one by its count."""
+    tables = [
+        {"name": "slow", "kind": "decayed_count", "key": "category", "half_life": "7d"},
+        {"name": "fast", "kind": "decayed_count", "key": "category", "half_life": "1h"},
+    ]
+    by = {"by": "category"}
+
+    async def order(count: int) -> list[str]:
+        config = small_config(aggregate=tables[:count])
+        folder = tmp_path / str(count)
+        Registry(folder / "bundles").publish(train(checkerboard(), config))
+        space = dataclasses.replace(settings.store, namespace=f"{settings.store.namespace}-{count}")
+        asked = dataclasses.replace(settings, data_dir=folder, store=space)
+        async with running(asked) as api:
+            if not count:
+                answer = await api.client.get("/v1/trending", params=by)
+                assert "recsys.toml" in str(problem(answer, 422)["detail"])
+                return []
+            for item, category in (("i1", ["hats"]), ("i2", ["shoes", "boots"])):
+                await api.client.put(f"/v1/items/{item}", json={"category": category})
+            await api.click(*["i1"] * 80, session="usual", timestamp=NOW - 86_400)
+            await api.click("i1", "i2", "i2", "unnamed", timestamp=NOW)
+            refused = await api.client.get("/v1/trending", params={**by, "filter": '{"price": 1}'})
+            assert "by=category" in str(problem(refused, 422)["detail"])
+            found = (await api.client.get("/v1/trending", params={**by, "n": 2})).json()
+        assert [one["rank"] for one in found["categories"]] == [1, 2]
+        assert "items" not in found
+        return [one["category"] for one in found["categories"]]
+
+    assert await order(0) == []
+    assert await order(1) == ["hats", "shoes"]
+    assert await order(2) == ["shoes", "boots"]
 
 
 async def test_trending_names_bad_input(api: Served, problem: Check) -> None:
