@@ -31,9 +31,10 @@ from recsys.models.session_embedding import SessionEmbedding
 from recsys.models.session_knn import SessionKnn
 from recsys.models.transitions import Transitions
 from recsys.snapshot import EMPTY, Snapshot, state_of
+from recsys.terms import NOTHING, Terms
 from recsys.unseen import Unseen
 
-FORMAT = 8
+FORMAT = 9
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"
@@ -95,6 +96,8 @@ class Bundle:
     attribute_terms: IdMap = field(default=NO_IDS, repr=False)
     attributes: Attributes = field(default=NO_ATTRIBUTES, repr=False)
     unseen_items: IdMap = field(default=NO_IDS, repr=False)
+    categories: IdMap = field(default=NO_IDS, repr=False)  # of its items, as its log has them
+    terms: Terms = field(default=NOTHING, repr=False)
 
     @property
     def cutoff(self) -> float:
@@ -141,6 +144,8 @@ PARTS: dict[str, type[Any]] = {
     "attribute_terms": IdMap,
     "attributes": Attributes,
     "unseen_items": IdMap,
+    "categories": IdMap,
+    "terms": Terms,
 }
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from recsys import features, ranking, retrieval, snapshot
+from recsys import features, ranking, retrieval, snapshot, terms
 from recsys import index as faiss_index
 from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle, Facts, sealed
@@ -111,6 +111,7 @@ def fit_sources(
     seed, threads = config.training.seed, config.training.threads
     with stages.of(prefix + "interactions"):
         data = fold(log.frame, config.events)
+        categories, known_terms = terms.fit(log.frame, data.items)
     items, sequences = len(data.items), data.sequences
     in_order = has_order(log)
     # Where each item stands in the bundle to start from.
@@ -184,6 +185,8 @@ def fit_sources(
         attribute_terms=told.terms,
         attributes=told.attributes,
         unseen_items=told.unseen,
+        categories=categories,
+        terms=known_terms,
     )
 
 

@@ -17,6 +17,7 @@ SCHEMA = {
     "value": pl.Float64,
     "event_id": pl.String,
 }
+TERMS = {"category": pl.List(pl.String), "price": pl.Float64}
 START = 1_700_000_000.0  # Unix seconds
 
 # Tables of [[aggregate]] with which no ranker is told what the stream says.
@@ -24,12 +25,14 @@ UNTOLD = [{**dataclasses.asdict(aggregate), "ranking": False} for aggregate in A
 
 
 def log_frame(rows: list[dict[str, object]]) -> pl.DataFrame:
-    """Rows in standard columns; what is absent is null, the type is a view, time goes on."""
+    """Rows in standard columns; what is absent is null, the type is a view, time goes on. Terms are
+    columns where a row has some."""
     full = [
         dict.fromkeys(COLUMNS) | {"type": "view", "timestamp": START + k} | row
         for k, row in enumerate(rows)
     ]
-    return pl.DataFrame(full, schema=SCHEMA)
+    told = {name: kind for name, kind in TERMS.items() if any(name in row for row in rows)}
+    return pl.DataFrame(full, schema=SCHEMA | told)
 
 
 def checkerboard(users: int = 40, items: int = 20, per_session: int = 6) -> pl.DataFrame:

@@ -14,7 +14,7 @@ ORDER = [
     *("items", "itemfiles"),
     *("timestamps", "cautions", "logfiles", "categories", "logrows", "quarantine", "logs"),
     *("metrics", "index"),
-    *("interrupts", "interactions", "aggregates", "aggregate_log", "snapshot", "session"),
+    *("interrupts", "interactions", "terms", "aggregates", "aggregate_log", "snapshot", "session"),
     *("catalog", "filters", "unseen", "models.attributes"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
     *("models.tally", "models.item_knn"),
