@@ -2,7 +2,7 @@
 
 Each event of a log is posted and a list of every placement asked for, in the log's order. The same
 lists are made offline, from the log alone: ids, their order, scores, reasons, tier and session
-version must be equal.
+version must be equal. Where the log has prices and categories, the catalogue is told of them first.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,15 @@ import polars as pl
 from rich.progress import Progress
 
 from recsys.bundle import Bundle
+from recsys.catalog import Catalog
 from recsys.evaluation.replay import Moment, replay
-from recsys.events import InputError
+from recsys.events import TERMS, InputError
+from recsys.filters import Beyond, Masks
+from recsys.items import Item
 from recsys.logs import load_log
-from recsys.recommend import Recommendation, Request, placement_of, recommend
+from recsys.recommend import Recommendation, Request, filled, placement_of, recommend
 from recsys.registry import Registry
+from recsys.side_index import SideIndex
 from recsys.snapshot import told_after
 
 TOLERANCE = 1e-6  # of a score
@@ -123,6 +127,8 @@ def _pairs(
     host, port = address.hostname or "127.0.0.1", address.port or 80
     told = frame.with_row_index("at").filter(pl.col("at") != (-1 if forget is None else forget))
     told = told.drop("at")
+    catalog = Catalog()
+    masks, side = Masks(catalog), SideIndex(catalog)
     offline = replay(told, fold=told_after(bundle.snapshot, bundle.config, told))
     # Two connections mostly end in two workers, so nothing kept within a worker can help.
     with (
@@ -130,7 +136,8 @@ def _pairs(
         closing(HTTPConnection(host, port, timeout=TIMEOUT)) as lists,
     ):
         for at, event in enumerate(frame.iter_rows(named=True)):
-            given = {name: value for name, value in event.items() if value is not None}
+            _name_terms(clicks, catalog, event)
+            given = {k: v for k, v in event.items() if v is not None and k not in TERMS}
             recorded = _post(clicks, "/v1/events", {"events": [given]})
             if not recorded["accepted"]:
                 raise UnexpectedAnswerError(f"row {at} was not accepted: {recorded}")
@@ -147,7 +154,27 @@ def _pairs(
                     "diversity": request.diversity,
                 }
                 online = _post(lists, "/v1/recommendations", ask)
-                yield _Pair(moment, request, online, recommend(bundle, session, request))
+                request = replace(
+                    request,
+                    allowed=masks.of(bundle.items, None),
+                    beyond=Beyond(masks),
+                    unseen=side.of(bundle),
+                )
+                answer = recommend(bundle, session, request)
+                answer = filled(answer, bundle, session, request, masks)
+                yield _Pair(moment, request, online, answer)
+
+
+def _name_terms(connection: HTTPConnection, catalog: Catalog, event: dict[str, Any]) -> None:
+    """Have the catalogues on both sides say of an event's item what the log says."""
+    terms = {name: event.get(name) for name in TERMS}
+    item = Item(category=tuple(terms["category"] or ()), price=terms["price"])
+    if event["item_id"] is None or item == (catalog.get(event["item_id"]) or Item()):
+        return
+    outcome = _post(connection, "/v1/items", [{"item_id": event["item_id"], **terms}])
+    if not outcome["accepted"]:
+        raise UnexpectedAnswerError(f"{event['item_id']} cannot have {terms}: {outcome}")
+    catalog.upsert(event["item_id"], item)
 
 
 def _readable(sock: socket.socket) -> bool:

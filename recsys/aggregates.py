@@ -217,7 +217,7 @@ class Aggregates:
     tables: dict[str, Table] = field(init=False)
     steps: dict[str, Steps] = field(init=False)
     moment: float = NEVER
-    _aligned: "Aligned | None" = None
+    _aligned: "dict[str, Aligned]" = field(default_factory=dict)
     _tops: dict[str, Rows] = field(default_factory=dict)
     _touched: dict[str, list[Rows]] = field(default_factory=dict)
 
@@ -255,12 +255,14 @@ class Aggregates:
             for number in numbers.tolist()
         )
 
-    def aligned(self, items: IdMap) -> "Aligned":
-        """The numbers of the items in a bundle's rows, for all items there are by now."""
-        if self._aligned is None or self._aligned.items is not items:
-            self._aligned = Aligned(items)
-        self._aligned.take_in(self.names["item"])
-        return self._aligned
+    def aligned(self, items: IdMap, key: str = "item") -> "Aligned":
+        """The numbers of the items in a bundle's rows, for all items there are by now; of
+        categories likewise."""
+        known = self._aligned.get(key)
+        if known is None or known.items is not items:
+            known = self._aligned[key] = Aligned(items)
+        known.take_in(self.names[key])
+        return known
 
     def values(self, aggregate: Aggregate, numbers: Rows) -> Doubles:
         """Values for keys by number, float64; -1 stands for one that nothing is known of."""

@@ -1,13 +1,14 @@
 """Features: what a ranker is told of a candidate, each a named function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.aggregates import ranking_by, risen
+from recsys.aggregates import for_everybody, ranking_by, risen
+from recsys.assortment import highest, price_now, values_beside
 from recsys.baskets import BASKET, basket_columns
 from recsys.bundle import Bundle
 from recsys.columns import COLUMN, columns_of
@@ -17,6 +18,7 @@ from recsys.retrieval import Candidates, Profile, joint_fold_in
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
+UNKNOWN = np.array([-1], np.int32)  # the number of a key that nothing is known of
 NO_VALUE = -1.0  # what the forest is told where an item has no last value
 
 
@@ -26,7 +28,8 @@ class Context:
 
     columns: float32 [COLUMNS, n], what is computed for all candidates at once, see `columns_of`.
     basket: float32 [BASKET, n], likewise, see `basket_columns`; no rows where the order is kept.
-    live: by name of a feature, what the stream says now.
+    live: by name of a feature, what the stream says now. beside: likewise, what candidates are and
+    cost beside the session's items.
     """
 
     bundle: Bundle
@@ -35,6 +38,7 @@ class Context:
     columns: Floats
     basket: Floats
     live: dict[str, Floats | float]
+    beside: dict[str, Floats | float]
 
     def column(self, feature: str) -> Floats:
         inside = feature in COLUMN
@@ -60,8 +64,9 @@ class Context:
             bundle.popularity.signs,
         )
         live = live_values(bundle, who, candidates.rows)
+        beside = values_beside(bundle, who, candidates.rows)
         if bundle.config.session.order != "ignored":
-            return cls(bundle, who, candidates, columns, columns[:0], live)
+            return cls(bundle, who, candidates, columns, columns[:0], live, beside)
         items, sessions = bundle.item_knn, bundle.session_knn
         history, theirs = bundle.history, bundle.history.of(who.user)
         basket = basket_columns(
@@ -84,7 +89,7 @@ class Context:
             sessions.match_weights,
             bundle.popularity.kinds,
         )
-        return cls(bundle, who, candidates, columns, basket, live)
+        return cls(bundle, who, candidates, columns, basket, live, beside)
 
 
 Feature = Callable[[Context], Floats | float]
@@ -364,6 +369,22 @@ def fold_in_score(c: Context) -> Floats | float:
     return scores / max(float(scores.max(initial=0)), 1e-9)
 
 
+def category_share(c: Context) -> Floats | float:
+    """Share of the session's events whose item is in a category of the candidate."""
+    return c.beside["category_share"]
+
+
+def price_level(c: Context) -> Floats | float:
+    """Logarithm of the candidate's price over what the session's items cost as they were touched
+    (geometric mean): how dear it is for this visit. NO_LEVEL where one is not known."""
+    return c.beside["price_level"]
+
+
+def price_change(c: Context) -> Floats | float:
+    """Logarithm of the candidate's price now over its usual one: whether it is on offer."""
+    return c.beside["price_change"]
+
+
 def _score(source: str) -> Feature:
     def score(c: Context) -> Floats | float:
         k = c.candidates.asked(source)
@@ -390,7 +411,10 @@ def live_value(aggregate: Aggregate) -> Feature:
     def value(c: Context) -> Floats | float:
         return c.live[f"live_{aggregate.name}"]
 
-    value.__doc__ = f"The aggregate {aggregate.name}: of a pair, from the last item to this one."
+    value.__doc__ = (
+        f"The aggregate {aggregate.name}: of a pair, from the last item to this one; of "
+        "categories, the highest of the candidate's."
+    )
     return value
 
 
@@ -424,7 +448,7 @@ def live_values(
     # Without a store nothing is known: no counts, and ratios as well.
     found = dict.fromkeys(live_features(bundle.config.aggregate), 0.0)
     for aggregate in declared:
-        if aggregate.key in ("session", "user"):
+        if not for_everybody(aggregate):
             own = who.session.own.get(aggregate.name, 0.0)
             found[f"live_{aggregate.name}"] = NO_VALUE if np.isnan(own) else own
     if state is None:
@@ -440,6 +464,11 @@ def live_values(
             if aggregate.kind == "last_value":
                 values[np.isnan(values)] = NO_VALUE
             found[name] = values.astype(np.float32)
+        elif aggregate.key == "category" and not beyond:
+            found[name] = highest(bundle, state, aggregate, rows, NO_VALUE)
+        elif aggregate.key == "category":
+            value = float(state.values(aggregate, UNKNOWN)[0])
+            found[name] = NO_VALUE if np.isnan(value) else value
         elif aggregate.key == "pair" and who.trail:
             last = state.numbers["item"].get(who.trail[0], -1)
             values, total = state.steps_to(aggregate, last, row_of, rows)
@@ -498,6 +527,7 @@ GROUPS: dict[str, dict[str, Feature]] = {
         strangers_share, late_with_strangers, late_in_long, usual_length, latest_popularity
     ),
     "user": _named(past_items, past_sessions, past_interest, fold_in_score),
+    "terms": _named(category_share, price_level, price_change),
 }
 
 # Every feature is one function and one entry; a bundle names those its ranker was trained on.
@@ -527,9 +557,15 @@ def groups_of(config: Config) -> dict[str, dict[str, Feature]]:
     return {**GROUPS, "live": live_features(config.aggregate)}
 
 
-def features_of(config: Config) -> tuple[str, ...]:
-    """The features that a ranker is trained on."""
+def features_of(config: Config, columns: Collection[str] = ()) -> tuple[str, ...]:
+    """The features that a ranker is trained on. columns: of the log that it learns from."""
     off = frozenset[str]() if config.session.order == "ignored" else frozenset(BASKET)
+    if "category" not in columns:
+        off |= {"category_share"}
+    if "price" not in columns:
+        off |= {"price_level", "price_change"}
+    if price_now(config) is None:
+        off |= {"price_change"}
     for source in LEARNED_SOURCES:
         if not getattr(config.retrieval, source):
             off |= source_features(source)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.aggregates import Aggregates
+from recsys.assortment import values_beside
 from recsys.bundle import Bundle
 from recsys.columns import LOOK_BACK, NEVER, cosines, touched
 from recsys.config import Aggregate, RetrievalConfig
@@ -161,13 +162,14 @@ def _values(
 
 
 def _live(bundle: Bundle, who: Profile, names: list[str]) -> dict[str, Floats | float]:
-    """What the aggregates say of them."""
+    """What the aggregates say of them, and what they cost beside the session's items."""
     state = who.session.aggregates
     # -1 of what the stream has not heard of.
     numbers = state.numbers_of(names) if state else np.full(len(names), -1, np.int32)
     order = np.argsort(numbers, kind="stable")
     back = np.argsort(order, kind="stable")
     found = live_values(bundle, who, numbers[order], beyond=True)
+    found |= values_beside(bundle, who, numbers[order], beyond=True)
     return {
         name: value[back] if isinstance(value, np.ndarray) else value
         for name, value in found.items()

@@ -24,12 +24,14 @@ class Trail:
     """Distinct items of interest, the latest first.
 
     sequence: the item of every event that stands in the window, the latest first, with repeats.
+    prices: what each of these items cost then, None where that is not known.
     weights: float32, one per item, > 0. types: the event types that stand for each item, of items
     before the window too. rejected: items whose last word was negative, however long ago.
     """
 
     items: tuple[str, ...] = ()
     sequence: tuple[str, ...] = ()
+    prices: tuple[float | None, ...] = ()
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     types: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rejected: frozenset[str] = frozenset()
@@ -118,6 +120,7 @@ def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -
     weights: dict[str, float] = {}  # in order of the latest touch
     kinds: dict[str, set[str]] = {}
     sequence: list[str] = []
+    prices: list[float | None] = []
     closed: set[str] = set()
     rejected: set[str] = set()
     for age, event in enumerate(reversed(events)):
@@ -134,12 +137,14 @@ def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -
             if age < window:
                 weights[item] = weights.get(item, 0.0) + weight
                 sequence.append(item)
+                prices.append(event.terms.get("price"))
             kinds.setdefault(item, set()).add(event.type)
     # Kept above MIN_WEIGHT: float32 would turn the oldest of a long window into 0.
     recency = np.maximum(decay ** np.arange(len(weights)), MIN_WEIGHT)
     return Trail(
         items=tuple(weights),
         sequence=tuple(sequence),
+        prices=tuple(prices),
         weights=(np.fromiter(weights.values(), float, len(weights)) * recency).astype(np.float32),
         types={item: frozenset(names) for item, names in kinds.items()},
         rejected=frozenset(rejected),

@@ -390,7 +390,7 @@ def replayed(
     head: whose sources propose; it must not have seen the tail. config: a settled one. ``tick`` is
     called once a request. before: what precedes the tail, for aggregates that reach back.
     """
-    names = dict.fromkeys(features.features_of(config), 0.0)
+    names = dict.fromkeys(features.features_of(config, tail.frame.columns), 0.0)
     head = replace(head, facts=replace(head.facts, features=names))
     target = config.ranker.target
     rng = np.random.default_rng(config.training.seed)

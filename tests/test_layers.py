@@ -26,6 +26,7 @@ ORDER = [
         "columns",
         "baskets",
         "retrieval",
+        "assortment",
         "features",
         "newcomers",
         "ranking",

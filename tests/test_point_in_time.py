@@ -33,12 +33,21 @@ LIVE: list[dict[str, object]] = [
     {"name": "of_session", "kind": "window_count", "key": "session", "window": "5m"},
     {"name": "visitors", "kind": "unique_sessions", "window": "1h"},
     {"name": "bought", "kind": "ratio", "types": ["purchase"], "of": ["view"]},
+    {"name": "sort", "kind": "decayed_count", "key": "category", "half_life": "5m"},
+    {"name": "sort_visitors", "kind": "unique_sessions", "key": "category", "window": "1h"},
+    {"name": "costs", "kind": "last_value", "field": "price"},
 ]
 LIVE = [{**table, "ranking": True} for table in LIVE]
 WIDE = {**RANKED, "retrieval": dict.fromkeys(SOURCES, ITEMS), "aggregate": LIVE}
 REQUESTS = 15  # of each kind that are looked at
 
 Part = tuple[Bundle, Log, Config]  # sources, a tail they have not seen, a settled configuration
+
+
+def terms_of(item: int, visit: int) -> dict[str, object]:
+    """Categories, of some items two or none, and prices, both of which change."""
+    labels = [f"c{item % 4}", f"d{(item + visit // 80) % 3}"][: item % 5]
+    return {"category": labels or None, "price": 5.0 + item + visit // 50 if item % 6 else None}
 
 
 def visits(seed: int = 3) -> pl.DataFrame:
@@ -54,7 +63,7 @@ def visits(seed: int = 3) -> pl.DataFrame:
             when = 1.7e9 + 40 * visit + 60 * step + float(rng.random())
             rows.append(
                 {"session_id": f"s{visit}", "user_id": user, "item_id": f"i{item}", "type": kind}
-                | {"timestamp": when}
+                | {"timestamp": when, **terms_of(item, visit)}
             )
     return log_frame(rows).sort("timestamp")
 
@@ -80,7 +89,13 @@ def with_other_future(tail: Log, row: int, seed: int = 0) -> Log:
     rng = np.random.default_rng(seed)
     later = np.array([int(item[1:]) for item in items[row:]])
     items[row:] = [f"i{k}" for k in (later + rng.integers(1, ITEMS, len(later))) % ITEMS]
-    frame = tail.frame.with_columns(item_id=pl.Series(items, dtype=pl.String))
+    later_row = pl.int_range(pl.len()) >= row
+    labels = pl.Series([[f"c{k % 4}", "d1"] for k in range(len(items))])
+    frame = tail.frame.with_columns(
+        item_id=pl.Series(items, dtype=pl.String),
+        category=pl.when(later_row).then(labels).otherwise("category"),
+        price=pl.when(later_row).then(pl.col("price") * 3 + 1).otherwise("price"),
+    )
     more = frame[row:].with_columns(
         timestamp=pl.col("timestamp") + 1e6, type=pl.lit("purchase"), event_id=None
     )

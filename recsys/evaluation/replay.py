@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recsys.aggregate_log import LogFold
 from recsys.config import Config, EventsConfig
-from recsys.events import LOG_ONLY_TYPES, Event
+from recsys.events import LOG_ONLY_TYPES, TERMS, Event
 from recsys.session import Session, event_weight
 from recsys.store import StoreConfig
 
@@ -263,14 +263,20 @@ def _positive(frame: pl.DataFrame, types: EventsConfig) -> pl.Series:
 
 def _events(frame: pl.DataFrame) -> Iterator[tuple[Event, bool, str | None, bool]]:
     """Each event, whether it ends its session; the session's user by then, whether it ends them."""
-    told = frame.with_columns(known=pl.col("user_id").forward_fill().over("session_id"))
+    frame = frame.with_columns(known=pl.col("user_id").forward_fill().over("session_id"))
     names = ("type", "session_id", "item_id", "user_id", "event_id", "timestamp", "value")
-    table = told.select(
+    terms = [name for name in TERMS if name in frame.columns]
+    table = frame.select(
         *names,
+        (pl.struct(terms) if terms else pl.lit(None)).alias("terms"),
         pl.col("session_id").is_last_distinct().alias("session_ends"),
         "known",
         pl.col("known").is_last_distinct().alias("user_ends"),
     )
     for part in table.iter_slices(SLICE):
-        for *fields, session_ends, user, user_ends in part.iter_rows():
-            yield Event(*fields), session_ends, user, user_ends
+        for *fields, said, session_ends, user, user_ends in part.iter_rows():
+            event = Event(*fields)
+            if said:
+                told = {name: value for name, value in said.items() if value is not None}
+                event = replace(event, terms=told)
+            yield event, session_ends, user, user_ends

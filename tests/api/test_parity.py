@@ -22,7 +22,7 @@ from recsys.logs import log_from_frame
 from recsys.registry import Registry
 from recsys.training import train
 from tests.synthetic import START, checkerboard, log_frame, small_config
-from tests.test_point_in_time import LIVE
+from tests.test_point_in_time import LIVE, visits
 from tests.test_training import RANKED
 
 PLACEMENTS = list(Config().placements)
@@ -93,6 +93,27 @@ def test_the_api_answers_what_the_replay_answers(bundle: Bundle, tmp_path: Path)
     assert result.differences == 0, result.example
     assert result.placements == {name: {"lists": 120, "differences": 0} for name in PLACEMENTS}
     assert result.lists == 120 * len(PLACEMENTS)
+    assert result.tiers["ranker"] > 0.9 * result.lists
+
+
+def test_lists_with_prices_and_categories_are_the_same_too(tmp_path: Path) -> None:
+    """The ranker is told of what the catalogue says as each event is accepted, and what the stream
+    says of categories; items that come up are shown as the catalogue names them."""
+    log = log_from_frame(visits())
+    bundle = train(log, small_config(**RANKED, aggregate=LIVE))
+    told = {"category_share", "price_level", "price_change", "live_sort", "live_costs"}
+    assert told <= bundle.facts.features.keys()
+    cut = float(log.frame["timestamp"][-1])
+    later = visits(8).with_columns(
+        timestamp=pl.col("timestamp") - 1.7e9 + cut + 60,
+        item_id=pl.col("item_id").replace("i3", "new"),
+        price=pl.col("price") * 1.5,
+    )
+    later = log_from_frame(later).frame.head(120)
+    assert later["category"].null_count() not in (0, len(later))
+    with serving(bundle, tmp_path, workers=2) as server:
+        result = check(server, bundle, later)
+    assert result.differences == 0, result.example
     assert result.tiers["ranker"] > 0.9 * result.lists
 
 

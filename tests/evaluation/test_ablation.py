@@ -54,7 +54,7 @@ def test_what_is_needed_is_missed(parts: tuple[Bundle, Log, Log]) -> None:
 def test_every_part_that_is_on_has_a_row(parts: tuple[Bundle, Log, Log]) -> None:
     """Sources with candidates and all groups of features there are, each with all figures."""
     rows = asked(parts)
-    groups = features.groups_of(parts[0].config).keys() - {"whole", "past", "kinds"}
+    groups = features.groups_of(parts[0].config).keys() - {"whole", "past", "kinds", "terms"}
     assert set(rows) == {"transitions", "popular", *groups}
     for row in rows.values():
         assert set(row["figures"]) == {f"{name}@1" for name in METRICS} == set(row["difference"])
