@@ -22,6 +22,24 @@ def factors() -> np.ndarray:
     return (centres[rng.integers(0, 40, 3000)] + 0.4 * rng.normal(size=(3000, 32))).astype("f4")
 
 
+IndexOf = Callable[[str], faiss_index.Index]
+
+
+def config_of(kind: str) -> IndexConfig:
+    return IndexConfig(kind=kind, recall_queries=200, recall_at=20, ivf_lists=16, ivf_probes=8)
+
+
+@pytest.fixture(scope="module")
+def index_of(factors: np.ndarray) -> IndexOf:
+    """The index of a kind, built once."""
+
+    @lru_cache
+    def built(kind: str) -> faiss_index.Index:
+        return faiss_index.build(factors, config_of(kind), seed=1)
+
+    return built
+
+
 def test_exact_equals_numpy(factors: np.ndarray) -> None:
     """The exact index gives numpy's rows and scores for 1,000 queries."""
     index = faiss_index.build(factors, IndexConfig(), seed=1)
@@ -34,11 +52,10 @@ def test_exact_equals_numpy(factors: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recall_is_measured(factors: np.ndarray, kind: str) -> None:
+def test_recall_is_measured(factors: np.ndarray, kind: str, index_of: IndexOf) -> None:
     """The stored recall is the share of the true neighbours that the index finds."""
-    config = IndexConfig(kind=kind, recall_queries=200, recall_at=20, ivf_lists=16, ivf_probes=8)
-    index = faiss_index.build(factors, config, seed=1)
-    recall = faiss_index.measured_recall(index, config, seed=2)
+    index = index_of(kind)
+    recall = faiss_index.measured_recall(index, config_of(kind), seed=2)
     assert 0.5 < recall <= 1.0
     query = factors[7]
     true = set(np.argsort(-(factors @ query))[:20].tolist())
@@ -50,19 +67,20 @@ def test_recall_is_measured(factors: np.ndarray, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_are_inner_products(factors: np.ndarray, kind: str) -> None:
+def test_scores_are_inner_products(factors: np.ndarray, kind: str, index_of: IndexOf) -> None:
     """Whatever the index stores, the scores are exact and descending."""
-    index = faiss_index.build(factors, IndexConfig(kind=kind, ivf_lists=16), seed=1)
-    rows, scores = index.search(factors[3], 50)
+    rows, scores = index_of(kind).search(factors[3], 50)
     np.testing.assert_allclose(scores, factors[rows] @ factors[3], rtol=1e-5, atol=1e-4)
     assert (np.diff(scores) <= 0).all()
     assert len(set(rows.tolist())) == len(rows)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_index_answers_the_same(factors: np.ndarray, kind: str, tmp_path: Path) -> None:
+def test_a_saved_index_answers_the_same(
+    factors: np.ndarray, kind: str, index_of: IndexOf, tmp_path: Path
+) -> None:
     """Through a file and a memory map nothing changes."""
-    index = faiss_index.build(factors, IndexConfig(kind=kind, ivf_lists=16), seed=1)
+    index = index_of(kind)
     faiss_index.save(index, tmp_path / "index.faiss")
     again = faiss_index.load(factors, tmp_path / "index.faiss")
     for query in factors[:20]:
@@ -71,14 +89,14 @@ def test_a_saved_index_answers_the_same(factors: np.ndarray, kind: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_building_twice_gives_the_same_file(factors: np.ndarray, kind: str, tmp_path: Path) -> None:
+def test_building_twice_gives_the_same_file(
+    factors: np.ndarray, kind: str, index_of: IndexOf, tmp_path: Path
+) -> None:
     """The same factors and seed give the same bytes."""
-    files = []
-    for k in range(2):
-        index = faiss_index.build(factors, IndexConfig(kind=kind, ivf_lists=16), seed=1)
-        faiss_index.save(index, tmp_path / str(k))
-        files.append((tmp_path / str(k)).read_bytes())
-    assert files[0] == files[1]
+    again = faiss_index.build(factors, config_of(kind), seed=1)
+    faiss_index.save(index_of(kind), tmp_path / "one")
+    faiss_index.save(again, tmp_path / "other")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
 def test_asking_for_more_than_there_is(factors: np.ndarray) -> None:
@@ -100,18 +118,6 @@ def test_equal_scores_are_in_order_of_rows(kind: str) -> None:
             assert (-scores[one], rows[one]) < (-scores[other], rows[other])
 
 
-@pytest.fixture(scope="module")
-def index_of(factors: np.ndarray) -> Callable[[str], faiss_index.Index]:
-    """The index of a kind, built once."""
-
-    @lru_cache
-    def built(kind: str) -> faiss_index.Index:
-        config = IndexConfig(kind=kind, ivf_lists=16, ivf_probes=8)
-        return faiss_index.build(factors, config, seed=1)
-
-    return built
-
-
 def truth(factors: np.ndarray, query: np.ndarray, allowed: np.ndarray, k: int) -> list[int]:
     rows = np.flatnonzero(allowed)
     return rows[np.lexsort((rows, -(factors[rows] @ query)))][:k].tolist()
@@ -119,7 +125,7 @@ def truth(factors: np.ndarray, query: np.ndarray, allowed: np.ndarray, k: int) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_allowed_items_are_searched_exactly(
-    factors: np.ndarray, kind: str, index_of: Callable[[str], faiss_index.Index]
+    factors: np.ndarray, kind: str, index_of: IndexOf
 ) -> None:
     """Of a handful of allowed items the nearest come, whatever the index would have found."""
     index = index_of(kind)
@@ -139,7 +145,7 @@ def test_many_allowed_items_are_searched_by_the_index(
     factors: np.ndarray,
     kind: str,
     share: float,
-    index_of: Callable[[str], faiss_index.Index],
+    index_of: IndexOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only allowed items come, in order, most of them the nearest, all where so many are wanted."""
