@@ -55,8 +55,8 @@ LOGS = {
     "one user": log(80, 6, lambda s, k: (s + k) % 9, user_id="u"),
     "no known users": log(80, 6, lambda s, k: (s + k) % 9),
     "all at the same time": log(80, 6, lambda s, k: (s + k) % 9, timestamp=START),
-    "every item once": log(5_000, 4, lambda s, k: 4 * s + k),
-    "every item once, alone": log(20_000, 1, lambda s, _: s),
+    "every item once": log(1_000, 4, lambda s, k: 4 * s + k),
+    "every item once, alone": log(4_000, 1, lambda s, _: s),
 }
 
 CAUTIONS = {
