@@ -99,6 +99,7 @@ async def test_new_events_bring_a_new_bundle(
             upkeep(reader)
             time.sleep(0.05)
         while upkeep.busy:
+            time.sleep(0.05)
             upkeep(reader)
     told = capsys.readouterr().err
     assert f"refit: {len(frame):,} new events" in told
@@ -158,6 +159,7 @@ def test_a_training_that_failed_is_tried_again(
             up(reader)
             assert up.busy
             while up.busy:
+                time.sleep(0.05)
                 up(reader)
     assert capsys.readouterr().err.count("train: status 2:") == 2
 

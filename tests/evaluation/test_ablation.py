@@ -1,6 +1,7 @@
 """What lists are worth without one source or group of features."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -35,15 +36,21 @@ def found(parts: tuple[Bundle, Log, Log]) -> Ablation | None:
     return ablation(*parts, protocol="next-item", min_prefix=1, at=1, placement="continue", seed=1)
 
 
-def asked(parts: tuple[Bundle, Log, Log]) -> dict[str, dict]:  # type: ignore[type-arg]
-    without = found(parts)
-    assert without is not None
+@pytest.fixture(scope="module")
+def without(parts: tuple[Bundle, Log, Log]) -> Ablation:
+    """Its outcome; each takes a dozen trainings."""
+    outcome = found(parts)
+    assert outcome is not None
+    return outcome
+
+
+def rows_of(without: Ablation) -> dict[str, dict[str, Any]]:
     return {row["off"]: row for row in without.parts}
 
 
-def test_what_is_needed_is_missed(parts: tuple[Bundle, Log, Log]) -> None:
+def test_what_is_needed_is_missed(without: Ablation) -> None:
     """Without the one source that proposes the right item lists lose, and certainly so."""
-    rows = asked(parts)
+    rows = rows_of(without)
     assert rows["transitions"]["group"] == "source"
     change = rows["transitions"]["difference"]["hr@1"]
     assert change["high"] < -0.1
@@ -51,9 +58,11 @@ def test_what_is_needed_is_missed(parts: tuple[Bundle, Log, Log]) -> None:
     assert rows["popular"]["difference"]["hr@1"]["value"] > -0.1
 
 
-def test_every_part_that_is_on_has_a_row(parts: tuple[Bundle, Log, Log]) -> None:
+def test_every_part_that_is_on_has_a_row(
+    without: Ablation, parts: tuple[Bundle, Log, Log]
+) -> None:
     """Sources with candidates and all groups of features there are, each with all figures."""
-    rows = asked(parts)
+    rows = rows_of(without)
     groups = features.groups_of(parts[0].config).keys() - {"whole", "past", "kinds", "terms"}
     assert set(rows) == {"transitions", "popular", *groups}
     for row in rows.values():
@@ -77,10 +86,8 @@ def test_without_a_ranker_there_is_nothing_to_leave_out(parts: tuple[Bundle, Log
     assert found((train(train_log, config), train_log, test_log)) is None
 
 
-def test_differences_are_from_what_all_parts_give(parts: tuple[Bundle, Log, Log]) -> None:
+def test_differences_are_from_what_all_parts_give(without: Ablation) -> None:
     """The figures of nothing off, of as many lists, stand beside them."""
-    without = found(parts)
-    assert without is not None
     assert 0 < without.lists <= 4000
     assert 0 < without.requests <= 12_000
     assert without.microseconds > 0
@@ -106,18 +113,16 @@ def test_every_variant_is_asked_first_in_turn(
         return original(bundle, session, request)
 
     monkeypatch.setattr(module, "_timed", watched)
-    without = found(parts)
-    assert without is not None
-    assert len(first) == without.lists
+    outcome = found(parts)
+    assert outcome is not None
+    assert len(first) == outcome.lists
     counts = [first.count(variant) for variant in variants]
-    assert len(counts) == len(without.parts) + 1
+    assert len(counts) == len(outcome.parts) + 1
     assert max(counts) - min(counts) <= 1
 
 
-def test_a_terminal_of_80_columns_shows_all_of_it(parts: tuple[Bundle, Log, Log]) -> None:
+def test_a_terminal_of_80_columns_shows_all_of_it(without: Ablation) -> None:
     """No name and no figure is cut off."""
-    without = found(parts)
-    assert without is not None
     console = Console(width=80, record=True)
     console.print(ablation_table(without))
     shown = console.export_text()
