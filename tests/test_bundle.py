@@ -163,8 +163,10 @@ def test_a_full_disk_is_called_so(
 
 
 def test_threads_do_not_change_the_version(bundle: Bundle) -> None:
-    """One thread or all of them: the same arrays, the same hash."""
-    assert train(checkerboard(), small_config(training={"threads": 1})).version == bundle.version
+    """One thread, two or all that OpenMP allows: the same arrays, the same hash."""
+    for threads in (1, 2):
+        config = small_config(training={"threads": threads})
+        assert train(checkerboard(), config).version == bundle.version
 
 
 PUBLISHER = """
