@@ -1,51 +1,41 @@
 """`recsys serve`: an embedded Redis unless given one, worker processes, and an orderly end.
 
 With the embedded server, which no other process can reach, a reader of the live log runs beside the
-workers; with another Redis, that is `recsys stream`.
+workers; with another Redis, that is `recsys stream`. Both are the supervisor's.
 """
 
 import asyncio
 import contextlib
 import errno
 import fcntl
-import gc
 import http.client
 import ipaddress
 import logging
 import multiprocessing
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import orjson
-import uvicorn
 
 from api.settings import from_environment
-from api.stream import follow, stopping
+from api.stream import stopping
+from api.supervisor import BACKLOG, END_TIMEOUT, GAVE_UP, Told, end, supervise
 from api.upkeep import Schedule
-from recsys.embedded import EmbeddedRedis, end_with_parent
+from recsys.embedded import EmbeddedRedis
 from recsys.events import InputError
 from recsys.store import Store, StoreConfig, StoreUnavailable, check_url, redacted
 
 logger = logging.getLogger("recsys.serve")
 
 APP = "api.app:create_app"
-BACKLOG = 2048  # connections waiting per worker
-STOP_TIMEOUT = 10  # seconds for requests under way when stopping
 METRICS_PREFIX = "recsys-metrics-{}-"  # of the folder in the system's temporary one; {}: a pid
-YOUNG = 5.0  # seconds; a worker that dies younger failed to start
-MAX_YOUNG_DEATHS = 3  # in a row, then serving is given up
-READER_PAUSE = 1.0  # seconds until a reader that died is started again
 # Workers share the cores already; numpy's and FAISS's own threads would only fight over them.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -105,119 +95,45 @@ def serve(
         }
         stack.enter_context(_environment(variables))
         settings = from_environment(os.environ)  # a bad variable is told here, once
-        reader = None
+        reader: Told | None = None
         if told["redis"] == "embedded":
-            told_reader = (redis_url, Path(data_dir), settings.store, schedule)
-            reader = partial(_start, follow, *told_reader)
+            reader = (redis_url, Path(data_dir), settings.store, schedule)
         announcer = threading.Thread(
             target=_announce, args=(host, port, stop, told, as_json), daemon=True
         )
         announcer.start()
-        status = _run_workers(app, sockets, metrics, stop, reader)
+        status = _supervised(app, sockets, metrics, stop, reader)
         stop.set()
         announcer.join()
     return status
 
 
-def _run_workers(
+def _supervised(
     app: str,
     sockets: list[socket.socket],
     metrics: str,
     stop: threading.Event,
-    start_reader: Callable[[], SpawnProcess] | None,
+    reader: Told | None,
 ) -> int:
-    """Keep one worker per socket, and a reader if any, until told to stop, then end them all."""
-    running = [_start(_work, app, listener) for listener in sockets]
-    started = [time.monotonic()] * len(sockets)
-    young_deaths = 0
-    reader = start_reader() if start_reader else None
+    """Have workers and reader run, in a process of their own, until told to stop."""
+    # A fresh interpreter, without the threads of this one: it forks the others.
+    context = multiprocessing.get_context("spawn")
+    arguments = (app, sockets, metrics, reader, os.getpid())
+    process = context.Process(target=supervise, args=arguments, daemon=False)
+    process.start()
     try:
         while not stop.is_set():
-            if start_reader and reader and reader.exitcode is not None:
-                logger.error("the reader %d ended with status %d", reader.pid, reader.exitcode)
-                stop.wait(READER_PAUSE)
-                reader = start_reader()
-            wait([process.sentinel for process in running], timeout=0.2)
-            for k, process in enumerate(running):
-                if process.exitcode is None or stop.is_set():
-                    continue
-                logger.error("worker %d ended with status %d", process.pid, process.exitcode)
-                _forget_metrics(metrics, process)
-                # SIGKILL is somebody else's act, and no sign that workers cannot start.
-                killed = process.exitcode == -signal.SIGKILL
-                young = time.monotonic() - started[k] < YOUNG and not killed
-                young_deaths = young_deaths + 1 if young else 0
-                if young_deaths >= MAX_YOUNG_DEATHS:
-                    logger.error("workers do not start; giving up")
-                    return 1
-                running[k], started[k] = _start(_work, app, sockets[k]), time.monotonic()
+            wait([process.sentinel], timeout=0.2)
+            if process.exitcode is None or stop.is_set():
+                continue
+            if process.exitcode == GAVE_UP:
+                return GAVE_UP
+            logger.error("supervisor %d ended with status %d", process.pid, process.exitcode)
+            process = context.Process(target=supervise, args=arguments, daemon=False)
+            process.start()
         return 0
     finally:
-        _end(running)
-        if reader:  # after the workers: what they accepted last is written too
-            _end([reader])
-
-
-def _start(target: Callable[..., None], *arguments: object) -> SpawnProcess:
-    """A process for a function, whose last argument is the pid of this one."""
-    # A fresh interpreter: forking would copy threads' locks and the parent's event loop.
-    process = multiprocessing.get_context("spawn").Process(
-        target=target, args=(*arguments, os.getpid()), daemon=False
-    )
-    process.start()
-    return process
-
-
-def _work(app: str, listener: socket.socket, parent: int) -> None:
-    """A worker process: one event loop on one listening socket."""
-    end_with_parent(parent)
-    # Ctrl-C reaches the whole group. Uvicorn stops, then raises the signal again for the handler
-    # that was there before, which would print a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    config = uvicorn.Config(
-        app,
-        factory=True,
-        loop="auto",
-        http="auto",
-        lifespan="on",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=STOP_TIMEOUT,
-    )
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("recsys").setLevel(logging.INFO)
-    server = _Server(config)
-    server.run(sockets=[listener])
-    if not server.started:
-        sys.exit(3)
-
-
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        # What is alive now stays as long as the worker: the collector need not walk through it
-        # between requests.
-        gc.collect()
-        gc.freeze()
-
-
-def _end(processes: list[SpawnProcess]) -> None:
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + STOP_TIMEOUT + 2
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-
-
-def _forget_metrics(folder: str, process: SpawnProcess) -> None:
-    """A dead worker's gauges are no longer true; its counters stay in the sums."""
-    for path in Path(folder).glob(f"gauge_live*_{process.pid}.db"):
-        path.unlink(missing_ok=True)
+        end([process], 2 * END_TIMEOUT + 2)  # it ends the workers, and then the reader
 
 
 @contextlib.contextmanager

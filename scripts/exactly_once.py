@@ -273,10 +273,27 @@ def victim_of(
         return redis.pid
     if kind == "reader":
         return rng.choice(running).pid
-    children = Path(f"/proc/{server}/task").glob("*/children")
-    pids = [int(pid) for path in children for pid in path.read_text().split()]
-    workers = [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = workers_of(server)
     return rng.choice(workers) if workers else None
+
+
+def workers_of(server: int) -> list[int]:
+    """The pids of the workers of a `recsys serve`: children of its supervisor, by their name."""
+    found = [pid for child in _children(server) for pid in _children(child)]
+    return [pid for pid in found if _read(pid, "comm") == "recsys-worker\n"]
+
+
+def _children(pid: int) -> list[int]:
+    threads = [path.name for path in Path(f"/proc/{pid}/task").glob("*")]
+    return [int(child) for t in threads for child in _read(pid, f"task/{t}/children").split()]
+
+
+def _read(pid: int, name: str) -> str:
+    """What the kernel says of a process, nothing where that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 import polars as pl
-from exactly_once import served
+from exactly_once import served, workers_of
 from gate_check import FILE
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
@@ -273,11 +273,10 @@ def quantile(values: list[float], percent: float) -> float:
 
 
 def resident(server: int) -> int:
-    """Megabytes of the workers' own memory, without what is mapped from files."""
-    children = Path(f"/proc/{server}/task").glob("*/children")
-    pids = [int(pid) for path in children for pid in path.read_text().split()]
-    texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
-    return sum(int(re.findall(r"RssAnon:\s+(\d+)", text)[0]) for text in texts) // 1024
+    """Megabytes of the workers' own memory, without what is mapped from files; what several share
+    counts once."""
+    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in workers_of(server)]
+    return sum(int(re.findall(r"Pss_Anon:\s+(\d+)", text)[0]) for text in texts) // 1024
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import polars as pl
 import pytest
 
 from api import freshness_check
@@ -45,27 +46,41 @@ class Process:
     popen: subprocess.Popen[str]
     url: str
     first_line: str  # of its stdout
+    folder: Path  # of its data
 
-    def family(self) -> set[int]:
-        """The pids of its workers, its Redis and its reader of the live log."""
-        children = Path(f"/proc/{self.popen.pid}/task").glob("*/children")
-        pids = {int(pid) for path in children for pid in path.read_text().split()}
-        return {pid for pid in pids if b"resource_tracker" not in command_of(pid)}
+    def family(self, name: str = "") -> set[int]:
+        """The pids of its supervisor, its workers, its reader of the live log and its Redis, or
+        only of those whose name begins so."""
+        found = descendants(self.popen.pid)
+        ours = {pid for pid in found if b"resource_tracker" not in read(pid, "cmdline")}
+        return {pid for pid in ours if read(pid, "comm").startswith(name.encode())}
 
 
-def command_of(pid: int) -> bytes:
+def descendants(pid: int) -> set[int]:
+    threads = [path.name for path in Path(f"/proc/{pid}/task").glob("*")]
+    texts = [read(pid, f"task/{thread}/children") for thread in threads]
+    children = {int(child) for text in texts for child in text.split()}
+    return children.union(*map(descendants, children))
+
+
+def read(pid: int, name: str) -> bytes:
+    """A file that the kernel has of a process, empty where that is gone."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+def alive(pid: int) -> bool:
+    return read(pid, "cmdline") != b""
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10.0, pause: float = 0.02) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(pause)
     return True
 
 
@@ -99,7 +114,7 @@ def started(
         line = popen.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert found, line + (folder / "stderr").read_text()
-        yield Process(popen, found[0], line)
+        yield Process(popen, found[0], line, folder)
         popen.terminate()
 
 
@@ -141,13 +156,13 @@ def test_the_check_can_fail(shared: Process) -> None:
 
 
 def test_everything_ends_on_sigterm(bundle: Bundle, tmp_path: Path) -> None:
-    """SIGTERM ends workers, Redis and the reader of the log, with status 0."""
+    """SIGTERM ends workers, Redis, the reader of the log and who supervises, with status 0."""
     with started(bundle, tmp_path) as server:
         family = server.family()
-        assert len(family) == 4
+        assert len(family) == 5
         server.popen.terminate()
         assert server.popen.wait(15) == 0
-        assert eventually(lambda: not any(map(command_of, family)))
+        assert eventually(lambda: not any(map(alive, family)))
 
 
 def test_what_visitors_did_is_a_log_to_train_on(server: Process, tmp_path: Path) -> None:
@@ -166,15 +181,20 @@ def test_what_visitors_did_is_a_log_to_train_on(server: Process, tmp_path: Path)
     assert set(train(log, small_config()).items.ids(range(7))) == {f"i{k}" for k in range(7)}
 
 
-def test_a_killed_reader_is_replaced(server: Process, tmp_path: Path) -> None:
+def test_a_killed_reader_is_replaced(shared: Process) -> None:
     """The reader that dies is started again, and writes what came meanwhile."""
-    reader = max(server.family())
+    (reader,) = shared.family("recsys-reader")
     os.kill(reader, signal.SIGKILL)
-    assert eventually(lambda: len(server.family() - {reader}) == 3)
-    with httpx.Client(base_url=server.url, timeout=30) as client:
-        event = {"type": "click", "session_id": "s", "item_id": "i1"}
+    with httpx.Client(base_url=shared.url, timeout=30) as client:
+        event = {"type": "click", "session_id": "s", "item_id": "i1", "event_id": "meanwhile"}
         assert client.post("/v1/events", json={"events": [event]}).status_code == 202
-    assert eventually(lambda: any((tmp_path / "events").glob("*/[!.]*.parquet")), 60)
+    assert eventually(lambda: len(shared.family("recsys-reader") - {reader}) == 1)
+
+    def written() -> bool:
+        files = (shared.folder / "events").glob("*/[!.]*.parquet")
+        return any("meanwhile" in pl.read_parquet(path)["event_id"] for path in files)
+
+    assert eventually(written, 60, pause=0.5)
 
 
 def test_everything_ends_with_a_killed_parent(server: Process) -> None:
@@ -182,7 +202,7 @@ def test_everything_ends_with_a_killed_parent(server: Process) -> None:
     family = server.family()
     server.popen.kill()
     server.popen.wait()
-    assert eventually(lambda: not any(map(command_of, family)))
+    assert eventually(lambda: not any(map(alive, family)))
 
 
 def test_metrics_of_a_killed_server_are_removed(
@@ -237,10 +257,9 @@ def test_json_without_a_bundle(tmp_path: Path, redis_server: EmbeddedRedis) -> N
 
 def test_a_killed_worker_is_replaced(shared: Process) -> None:
     """A worker that dies is started again; the metrics go on."""
-    workers = {pid for pid in shared.family() if b"spawn_main" in command_of(pid)}
-    victim = min(workers)
+    victim = min(shared.family("recsys-worker"))
     os.kill(victim, signal.SIGKILL)
-    assert eventually(lambda: len(shared.family() - {victim}) == 4)
+    assert eventually(lambda: len(shared.family("recsys-worker") - {victim}) == 2)
     with httpx.Client(base_url=shared.url, timeout=30) as client:
         assert eventually(lambda: "recsys_bundle_info" in client.get("/metrics").text)
 
@@ -248,12 +267,25 @@ def test_a_killed_worker_is_replaced(shared: Process) -> None:
 def test_workers_killed_young_again_and_again_are_replaced(shared: Process) -> None:
     """That somebody kills them is no sign that they cannot start."""
     for _ in range(4):
-        workers = [pid for pid in shared.family() if b"spawn_main" in command_of(pid)]
-        victim = sorted(workers)[0]
+        victim = min(shared.family("recsys-worker"))
         os.kill(victim, signal.SIGKILL)
-        four = partial(lambda gone: len(shared.family() - {gone}) == 4, victim)
-        assert eventually(four)
+        two = partial(lambda gone: len(shared.family("recsys-worker") - {gone}) == 2, victim)
+        assert eventually(two)
     assert shared.popen.poll() is None
+
+
+def test_a_killed_supervisor_is_replaced(shared: Process) -> None:
+    """Its workers and its reader end with it, and there are as many new ones."""
+    before = shared.family("recsys-")
+    assert len(before) == 4
+    (supervisor,) = shared.family("recsys-supervis")
+    os.kill(supervisor, signal.SIGKILL)
+    assert eventually(lambda: not any(map(alive, before)), 30)
+    assert eventually(lambda: len(shared.family("recsys-")) == 4, 30)
+    with httpx.Client(base_url=shared.url, timeout=30) as client:
+        assert client.get("/health/ready").status_code == 200
+        event = {"type": "click", "session_id": "anew", "item_id": "i1"}
+        assert client.post("/v1/events", json={"events": [event]}).status_code == 202
 
 
 def test_accepted_events_survive_a_killed_redis(shared: Process) -> None:
@@ -267,7 +299,7 @@ def test_accepted_events_survive_a_killed_redis(shared: Process) -> None:
                 assert response.status_code in (202, 503)
                 accepted += response.status_code == 202
                 if k == 30:
-                    (redis,) = [p for p in shared.family() if b"spawn_main" not in command_of(p)]
+                    (redis,) = shared.family() - shared.family("recsys-")
                     os.kill(redis, signal.SIGKILL)
             assert accepted > 30 * kill
             assert eventually(lambda: client.get("/v1/sessions/s").status_code == 200)

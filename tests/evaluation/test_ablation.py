@@ -58,9 +58,7 @@ def test_what_is_needed_is_missed(without: Ablation) -> None:
     assert rows["popular"]["difference"]["hr@1"]["value"] > -0.1
 
 
-def test_every_part_that_is_on_has_a_row(
-    without: Ablation, parts: tuple[Bundle, Log, Log]
-) -> None:
+def test_every_part_that_is_on_has_a_row(without: Ablation, parts: tuple[Bundle, Log, Log]) -> None:
     """Sources with candidates and all groups of features there are, each with all figures."""
     rows = rows_of(without)
     groups = features.groups_of(parts[0].config).keys() - {"whole", "past", "kinds", "terms"}

@@ -1,0 +1,195 @@
+"""The supervisor: the process that `recsys serve` has its workers and its reader from.
+
+It imports what they need once and forks them, so that one starts in a fraction of the time and
+shares the memory of what was imported. Nothing else runs in it, no thread above all, whose locks
+a fork would copy as they are: the server of Redis and the address line stay with the process above.
+"""
+
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import uvicorn
+
+from api.stream import follow, stopping
+from api.upkeep import Schedule
+from recsys.embedded import end_with_parent
+from recsys.store import StoreConfig
+
+logger = logging.getLogger("recsys.serve")
+
+BACKLOG = 2048  # connections waiting per worker
+STOP_TIMEOUT = 10  # seconds for requests under way when stopping
+END_TIMEOUT = STOP_TIMEOUT + 2  # seconds from SIGTERM to SIGKILL
+YOUNG = 5.0  # seconds; a worker that dies younger failed to start
+MAX_YOUNG_DEATHS = 3  # in a row, then serving is given up
+READER_PAUSE = 1.0  # seconds until a reader that died is started again
+GAVE_UP = 1  # the status of a supervisor whose workers do not start
+if sys.platform == "linux":
+    CONTEXT = multiprocessing.get_context("fork")
+else:  # whose own libraries do not stand it
+    CONTEXT = multiprocessing.get_context("spawn")
+
+# What the reader is told: the URL, the data folder, the store's settings, when to train.
+Told = tuple[str, Path, StoreConfig, Schedule | None]
+
+
+def supervise(
+    app: str, sockets: list[socket.socket], metrics: str, reader: Told | None, parent: int
+) -> None:
+    """Keep one worker per socket, and a reader if any, until SIGTERM; the main of a process.
+
+    app: "module:function" that makes the application. metrics: the folder of the workers'.
+    """
+    end_with_parent(parent)
+    # Ctrl-C reaches the whole group; who started this will say when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    _name("supervisor")
+    import api.app  # noqa: F401  # takes a second or two, here instead of in each worker
+
+    # What is alive now is left alone by the collectors of all processes, which would copy it.
+    gc.freeze()
+    with stopping(signal.SIGTERM) as stop:
+        sys.exit(_run(app, sockets, metrics, reader, stop))
+
+
+def _run(
+    app: str,
+    sockets: list[socket.socket],
+    metrics: str,
+    told: Told | None,
+    stop: threading.Event,
+) -> int:
+    running = [_start(_work, app, sockets, k) for k in range(len(sockets))]
+    started = [time.monotonic()] * len(sockets)
+    young_deaths = 0
+    reader = _start(_read, sockets, told) if told else None
+    try:
+        while not stop.is_set():
+            if reader and reader.exitcode is not None:
+                logger.error("the reader %d ended with status %d", reader.pid, reader.exitcode)
+                stop.wait(READER_PAUSE)
+                reader = _start(_read, sockets, told)
+            wait([process.sentinel for process in running], timeout=0.2)
+            for k, process in enumerate(running):
+                if process.exitcode is None or stop.is_set():
+                    continue
+                logger.error("worker %d ended with status %d", process.pid, process.exitcode)
+                _forget_metrics(metrics, process)
+                # SIGKILL is somebody else's act, and no sign that workers cannot start.
+                killed = process.exitcode == -signal.SIGKILL
+                young = time.monotonic() - started[k] < YOUNG and not killed
+                young_deaths = young_deaths + 1 if young else 0
+                if young_deaths >= MAX_YOUNG_DEATHS:
+                    logger.error("workers do not start; giving up")
+                    return GAVE_UP
+                running[k], started[k] = _start(_work, app, sockets, k), time.monotonic()
+        return 0
+    finally:
+        end(running, END_TIMEOUT)
+        if reader:  # after the workers: what they accepted last is written too
+            end([reader], END_TIMEOUT)
+
+
+def _start(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process for a function, whose last argument is the pid of this one."""
+    process = CONTEXT.Process(target=target, args=(*arguments, os.getpid()), daemon=False)
+    # A SIGTERM that comes before the process has handlers of its own waits until it has.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return process
+
+
+def _begin(name: str, parent: int) -> None:
+    """What a process does first: be ended with the supervisor, and by SIGTERM."""
+    end_with_parent(parent)
+    _name(name)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _name(role: str) -> None:
+    """What `ps -e` and `top` call this process, where they can be told; 15 characters are shown."""
+    if sys.platform == "linux":
+        Path("/proc/self/comm").write_text(f"recsys-{role}")
+
+
+def _work(app: str, sockets: list[socket.socket], k: int, parent: int) -> None:
+    """A worker process: one event loop on one listening socket."""
+    _begin("worker", parent)
+    _close(sockets[:k] + sockets[k + 1 :])
+    # Ctrl-C reaches the whole group. Uvicorn stops, then raises the signal again for the handler
+    # that was there before, which would print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = uvicorn.Config(
+        app,
+        factory=True,
+        loop="auto",
+        http="auto",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=STOP_TIMEOUT,
+    )
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("recsys").setLevel(logging.INFO)
+    server = _Server(config)
+    server.run(sockets=[sockets[k]])
+    if not server.started:
+        sys.exit(3)
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is alive now stays as long as the worker: the collector need not walk through it
+        # between requests.
+        gc.collect()
+        gc.freeze()
+
+
+def _read(sockets: list[socket.socket], told: Told, parent: int) -> None:
+    """The process of the reader of the live log."""
+    _begin("reader", parent)
+    _close(sockets)
+    follow(*told, parent)
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    """Let go of what another process listens on: its port is free when that one has ended."""
+    for listener in sockets:
+        listener.close()
+
+
+def end(processes: list[BaseProcess], seconds: float) -> None:
+    """SIGTERM to all, and SIGKILL to those that are still there after so long."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+def _forget_metrics(folder: str, process: BaseProcess) -> None:
+    """A dead worker's gauges are no longer true; its counters stay in the sums."""
+    for path in Path(folder).glob(f"gauge_live*_{process.pid}.db"):
+        path.unlink(missing_ok=True)
