@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import secrets
 import select
 import socket
 import subprocess
@@ -14,12 +15,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import uvicorn
 
+from api.app import create_app
 from api.parity_check import UnexpectedAnswerError, _post, check, main
+from api.settings import Settings
 from recsys.bundle import Bundle
 from recsys.config import Config
+from recsys.embedded import EmbeddedRedis
 from recsys.logs import log_from_frame
 from recsys.registry import Registry
+from recsys.store import StoreConfig
 from recsys.training import train
 from tests.synthetic import START, checkerboard, log_frame, small_config
 from tests.test_point_in_time import LIVE, visits
@@ -39,16 +45,35 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture
-def server(bundle: Bundle, tmp_path: Path) -> Iterator[str]:
+def server(bundle: Bundle, redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[str]:
     """A running API with nobody's live events; its address."""
-    with serving(bundle, tmp_path, workers=1) as address:
+    with serving(bundle, redis_server, tmp_path) as address:
         yield address
 
 
 @contextlib.contextmanager
-def serving(bundle: Bundle, tmp_path: Path, workers: int) -> Iterator[str]:
+def serving(bundle: Bundle, redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[str]:
+    """The API of a bundle in a thread, in a namespace of its own: what a worker of `recsys serve`
+    runs, but started at once."""
     Registry(tmp_path / "bundles").publish(bundle)
-    options = ["--port", "0", "--workers", str(workers), "--data-dir", str(tmp_path)]
+    store = StoreConfig(f"parity-{secrets.token_hex(6)}", timeout=5.0)
+    app = create_app(Settings(tmp_path, redis_server.url, store=store))
+    api = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=api.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            api.should_exit = True
+            thread.join()
+
+
+@contextlib.contextmanager
+def recsys_serve(bundle: Bundle, tmp_path: Path) -> Iterator[str]:
+    """The command itself, with two workers and a server of Redis of its own."""
+    Registry(tmp_path / "bundles").publish(bundle)
+    options = ["--port", "0", "--workers", "2", "--data-dir", str(tmp_path)]
     with subprocess.Popen(
         [sys.executable, "-m", "recsys.cli", "serve", *options],
         stdout=subprocess.PIPE,
@@ -88,7 +113,7 @@ def later_events() -> pl.DataFrame:
 def test_the_api_answers_what_the_replay_answers(bundle: Bundle, tmp_path: Path) -> None:
     """Lists of every placement: ids, order, scores, reasons, tier and version are the replay's,
     whichever of two workers answers."""
-    with serving(bundle, tmp_path, workers=2) as server:
+    with recsys_serve(bundle, tmp_path) as server:
         result = check(server, bundle, later_events())
     assert result.differences == 0, result.example
     assert result.placements == {name: {"lists": 120, "differences": 0} for name in PLACEMENTS}
@@ -143,13 +168,15 @@ def test_placements_configured_otherwise_show(server: str, bundle: Bundle) -> No
     assert all(counts["differences"] == 0 for counts in result.placements.values())
 
 
-def test_a_second_run_does_not_see_the_sessions_of_the_first(tmp_path: Path) -> None:
+def test_a_second_run_does_not_see_the_sessions_of_the_first(
+    redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
     """Sessions get names of their own; without users, and aggregates that count everybody, two runs
     do not mix."""
     untold = [{**table, "ranking": False} for table in LIVE]
     bundle = train(checkerboard(), small_config(**RANKED, aggregate=untold))
     strangers = later_events().with_columns(user_id=pl.lit(None, dtype=pl.String))
-    with serving(bundle, tmp_path, workers=1) as server:
+    with serving(bundle, redis_server, tmp_path) as server:
         assert check(server, bundle, strangers.head(30)).differences == 0
         assert check(server, bundle, strangers.head(30)).differences == 0
 
