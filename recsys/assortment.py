@@ -14,6 +14,10 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Longs = NDArray[np.int64]
 
+Labels = tuple[Rows, Longs]
+
+BESIDE = ("category_share", "price_level", "price_change")
+UNKNOWN = np.array([-1], np.int32)  # the number of a key that nothing is known of
 NO_LEVEL = -20.0  # what the forest is told where one of two prices is not known
 
 
@@ -30,34 +34,33 @@ def values_beside(
 
     rows: of the bundle; beyond: numbers of items that it does not know, and so no category of.
     """
-    found = dict[str, Floats | float]()
     names, terms = bundle.facts.features, bundle.terms
-    if "category_share" in names:
-        found["category_share"] = (
-            0.0 if beyond else _shared(rows, who.sequence, terms.starts, terms.categories)
-        )
-    if "price_level" in names:
-        usual = np.full(len(rows), np.nan) if beyond else terms.prices[rows]
-        now = _prices_now(bundle, who, rows, usual, beyond)
-        found["price_level"] = _levels(now, _session_price(bundle, who))
-        if "price_change" in names:
-            found["price_change"] = _levels(now, usual, 0.0)
-    return found
+    told = [(name, k) for k, name in enumerate(BESIDE) if name in names]
+    if not told:
+        return {}
+    usual = np.full(len(rows), np.nan) if beyond else terms.prices[rows]
+    now, then = _prices_now(bundle, who, rows, usual, beyond), _prices_then(bundle, who)
+    known = rows[:0] if beyond else rows
+    values = _beside(known, who.sequence, terms.starts, terms.categories, now, usual, then)
+    return {name: values[k] for name, k in told}
 
 
-def highest(
-    bundle: Bundle, state: Aggregates, aggregate: Aggregate, rows: Rows, none: float
-) -> Floats:
-    """The highest value of an aggregate over the categories of rows, float32 [rows].
-
-    none: what stands for no value.
-    """
+def labels_of(bundle: Bundle, state: Aggregates, rows: Rows) -> Labels:
+    """The categories of rows by number, one row after the other, int32, and where each row's end,
+    int64 [rows]."""
     terms = bundle.terms
     ends, categories = _categories_of(rows, terms.starts, terms.categories)
-    numbers = state.aligned(bundle.categories, "category").numbers[categories]
-    nothing = state.values(aggregate, np.array([-1], np.int32))
-    values = np.nan_to_num(np.concatenate([state.values(aggregate, numbers), nothing]), nan=none)
-    return _highest(ends, values)
+    return state.aligned(bundle.categories, "category").numbers[categories], ends
+
+
+def highest(state: Aggregates, aggregate: Aggregate, labels: Labels, none: float) -> Floats:
+    """The highest value of an aggregate over the categories of each row, float32 [rows].
+
+    labels: of :func:`labels_of`. none: what stands for no value.
+    """
+    numbers, ends = labels
+    values, nothing = state.values(aggregate, numbers), state.values(aggregate, UNKNOWN)[0]
+    return _highest(values, ends, nothing, none)
 
 
 def _prices_now(bundle: Bundle, who: Profile, rows: Rows, usual: Doubles, beyond: bool) -> Doubles:
@@ -70,54 +73,77 @@ def _prices_now(bundle: Bundle, who: Profile, rows: Rows, usual: Doubles, beyond
     return np.where(np.isnan(told), usual, told)
 
 
-def _session_price(bundle: Bundle, who: Profile) -> float:
-    """The geometric mean of what the session's items cost as they were touched; NaN where nothing
-    is known. Where an event tells no price it is the item's usual one."""
-    told = np.array(who.session.current.prices, np.float64)
-    prices = np.concatenate([np.full(len(who.trail) - len(told), np.nan), told])
+def _prices_then(bundle: Bundle, who: Profile) -> Doubles:
+    """What the session's items cost as they were touched, float64, NaN where that is not known.
+
+    Of an item on the page, and where an event tells no price, the usual one.
+    """
+    told = who.session.current.prices
+    prices = np.full(len(who.trail), np.nan)
+    prices[len(prices) - len(told) :] = told
     lacking = np.flatnonzero(np.isnan(prices))
     if len(lacking):
         rows = bundle.items.rows([who.trail[k] for k in lacking.tolist()])
         prices[lacking[rows >= 0]] = bundle.terms.prices[rows[rows >= 0]]
-    prices = prices[prices > 0]
-    return float(np.exp(np.log(prices).mean())) if len(prices) else np.nan
-
-
-def _levels(prices: Doubles, beside: Doubles | float, unknown: float = NO_LEVEL) -> Floats:
-    """The logarithms of prices over others, float32; one of nothing is none."""
-    known = (prices > 0) & (np.asarray(beside) > 0)
-    levels = np.log(np.where(known, prices, 1.0) / np.where(known, beside, 1.0))
-    return np.where(known, levels, unknown).astype(np.float32)
+    return prices
 
 
 @njit(cache=True, nogil=True)
-def _shared(rows: Rows, sequence: Rows, starts: Longs, categories: Rows) -> Floats:
+def _beside(
+    rows: Rows,
+    sequence: Rows,
+    starts: Longs,
+    categories: Rows,
+    now: Doubles,
+    usual: Doubles,
+    then: Doubles,
+) -> Floats:
+    """The features of BESIDE, float32 [BESIDE, now]. rows: of the first of these or none, as the
+    others are in no category."""
+    values = np.zeros((3, len(now)), np.float32)
+    _shared(values[0], rows, sequence, starts, categories)
+    total, known = 0.0, 0
+    for price in then:
+        if price > 0:
+            total += np.log(price)
+            known += 1
+    for k in range(len(now)):
+        values[1, k] = NO_LEVEL
+        if now[k] > 0:
+            if known:
+                values[1, k] = np.log(now[k]) - total / known
+            if usual[k] > 0:
+                values[2, k] = np.log(now[k] / usual[k])
+    return values
+
+
+@njit(cache=True, nogil=True)
+def _shared(out: Floats, rows: Rows, sequence: Rows, starts: Longs, categories: Rows) -> None:
     """Share of the events of a sequence whose item is in a category of each row."""
     count = 0
     for event in range(len(sequence)):
         count += starts[sequence[event] + 1] - starts[sequence[event]]
+    if count == 0:
+        return
     labels, events = np.empty(count, np.int32), np.empty(count, np.int32)
     n = 0
     for event in range(len(sequence)):
         for at in range(starts[sequence[event]], starts[sequence[event] + 1]):
             labels[n], events[n] = categories[at], event
             n += 1
-    order = np.argsort(labels, kind="mergesort")
+    order = np.argsort(labels)
     labels, events = labels[order], events[order]
     # Which row has counted an event: one that shares two categories is one.
     counted = np.full(len(sequence), -1, np.int32)
-    shares = np.zeros(len(rows), np.float32)
     for k in range(len(rows)):
         for at in range(starts[rows[k]], starts[rows[k] + 1]):
             place = np.searchsorted(labels, categories[at])
             while place < count and labels[place] == categories[at]:
                 if counted[events[place]] != k:
                     counted[events[place]] = k
-                    shares[k] += 1
+                    out[k] += 1
                 place += 1
-        if len(sequence):
-            shares[k] /= len(sequence)
-    return shares
+        out[k] /= len(sequence)
 
 
 @njit(cache=True, nogil=True)
@@ -138,15 +164,15 @@ def _categories_of(rows: Rows, starts: Longs, categories: Rows) -> tuple[Longs, 
 
 
 @njit(cache=True, nogil=True)
-def _highest(ends: Longs, values: Doubles) -> Floats:
-    """The highest of each part; the last value where a part is empty."""
+def _highest(values: Doubles, ends: Longs, nothing: float, none: float) -> Floats:
+    """The highest of each part; nothing where a part is empty, none for NaN."""
     found = np.empty(len(ends), np.float32)
     start = 0
     for k in range(len(ends)):
-        best = values[len(values) - 1]
-        for at in range(start, ends[k]):
-            if at == start or values[at] > best:
+        best = nothing if start == ends[k] else values[start]
+        for at in range(start + 1, ends[k]):
+            if values[at] > best or np.isnan(best):
                 best = values[at]
-        found[k] = best
+        found[k] = none if np.isnan(best) else best
         start = ends[k]
     return found

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.aggregates import for_everybody, ranking_by, risen
-from recsys.assortment import highest, price_now, values_beside
+from recsys.assortment import UNKNOWN, highest, labels_of, price_now, values_beside
 from recsys.baskets import BASKET, basket_columns
 from recsys.bundle import Bundle
 from recsys.columns import COLUMN, columns_of
@@ -18,7 +18,6 @@ from recsys.retrieval import Candidates, Profile, joint_fold_in
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
-UNKNOWN = np.array([-1], np.int32)  # the number of a key that nothing is known of
 NO_VALUE = -1.0  # what the forest is told where an item has no last value
 
 
@@ -457,6 +456,7 @@ def live_values(
     aligned = state.aligned(bundle.items)
     told = rows if beyond else aligned.numbers[rows]
     row_of = aligned.others if beyond else aligned.rows
+    labels = None  # looked up once, where an aggregate is of categories
     for aggregate in declared:
         name = f"live_{aggregate.name}"
         if aggregate.key == "item":
@@ -465,7 +465,8 @@ def live_values(
                 values[np.isnan(values)] = NO_VALUE
             found[name] = values.astype(np.float32)
         elif aggregate.key == "category" and not beyond:
-            found[name] = highest(bundle, state, aggregate, rows, NO_VALUE)
+            labels = labels or labels_of(bundle, state, rows)
+            found[name] = highest(state, aggregate, labels, NO_VALUE)
         elif aggregate.key == "category":
             value = float(state.values(aggregate, UNKNOWN)[0])
             found[name] = NO_VALUE if np.isnan(value) else value

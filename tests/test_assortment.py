@@ -129,6 +129,9 @@ def test_the_highest_of_the_categories_counts(bundle: Bundle) -> None:
     assert found["live_sort"]["i1"] == found["live_sort"]["i19"] == 0
     assert (found["live_sort_price"]["i2"], found["live_sort_price"]["i1"]) == (5.0, NO_VALUE)
     assert found["live_sort_price"]["i19"] == NO_VALUE
+    for label in ("even", "first"):  # the other one has no value
+        now = state(bundle, {**event, "category": [label]})
+        assert told(bundle, visit(("i0", 4.0), aggregates=now))["live_sort_price"]["i0"] == 5.0
 
 
 def test_a_newcomer_has_its_price(bundle: Bundle) -> None:
@@ -172,7 +175,8 @@ def test_shares_are_those_of_a_naive_count(labels: list[list[int]], sequence: li
     starts = np.concatenate([[0], np.cumsum([len(own) for own in labels])]).astype(np.int64)
     categories = np.array([label for own in labels for label in sorted(own)], np.int32)
     rows = np.arange(ITEMS, dtype=np.int32)
-    found = assortment._shared(rows, np.array(sequence, np.int32), starts, categories)
+    found = np.zeros(ITEMS, np.float32)
+    assortment._shared(found, rows, np.array(sequence, np.int32), starts, categories)
     wanted = [
         sum(bool({*labels[row]} & {*labels[event]}) for event in sequence) / max(1, len(sequence))
         for row in range(ITEMS)
