@@ -138,6 +138,25 @@ def test_the_address_is_told(shared: Process) -> None:
     assert shared.first_line == expected
 
 
+def listening(pid: int, port: int) -> set[str]:
+    """The sockets that a process has open and that listen on a port, as the kernel numbers them."""
+    lines = [line.split() for line in read(pid, "net/tcp").decode().splitlines()[1:]]
+    ours = {line[9] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "0A"}
+    opened = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return {number for number in ours if f"socket:[{number}]" in opened}
+
+
+def test_a_worker_listens_on_its_own_socket_alone(shared: Process) -> None:
+    """The reader on none: a port is free as soon as whoever listened on it is gone."""
+    port = httpx.URL(shared.url).port
+    assert port is not None
+    one, two = (listening(pid, port) for pid in shared.family("recsys-worker"))
+    assert len(one) == len(two) == 1
+    assert one != two
+    (reader,) = shared.family("recsys-reader")
+    assert listening(reader, port) == set()
+
+
 def test_read_your_clicks(shared: Process) -> None:
     """In no placement is a list older than the click before it, over both workers."""
     result = asyncio.run(freshness_check.check(shared.url, pairs=400, connections=16))
