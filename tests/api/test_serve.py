@@ -225,26 +225,26 @@ def test_everything_ends_with_a_killed_parent(server: Process) -> None:
 
 
 def test_metrics_of_a_killed_server_are_removed(
-    server: Process, bundle: Bundle, tmp_path: Path
+    shared: Process, bundle: Bundle, tmp_path: Path
 ) -> None:
     """The next start removes the folder a killed server left, and leaves that of a live one."""
 
-    def folders() -> list[Path]:
-        return list(tmp_path.glob("recsys-metrics-*"))
+    def folders() -> set[Path]:
+        return set(shared.folder.glob("recsys-metrics-*"))
 
-    (left,) = folders()
-    server.popen.kill()
-    server.popen.wait()
-    with started(bundle, tmp_path, "workers=1") as second:
-        (own,) = folders()
+    live = folders()
+    with started(bundle, tmp_path, "workers=1", temporary=shared.folder) as server:
+        (left,) = folders() - live
+        server.popen.kill()
+        server.popen.wait()
+    with started(bundle, tmp_path, "workers=1", temporary=shared.folder) as second:
+        (own,) = folders() - live
         assert own != left
-        with started(bundle, tmp_path / "other", "workers=1", temporary=tmp_path):
-            assert len(folders()) == 2
-        assert folders() == [own]
+        assert folders() == live | {own}
         assert httpx.get(f"{second.url}/metrics").status_code == 200
         second.popen.terminate()
         second.popen.wait(15)
-        assert not folders()
+        assert folders() == live
 
 
 def test_json(bundle: Bundle, tmp_path: Path) -> None:
