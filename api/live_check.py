@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,11 @@ class CheckError(RuntimeError):
 
 
 @contextlib.contextmanager
-def serving(data_dir: Path, app: str = APP) -> Iterator[str]:
-    """A server on a free port, with two workers and a namespace of its own; its address."""
+def serving(data_dir: Path, app: str = APP, more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A server on a free port, with two workers and a namespace of its own; its address.
+
+    more: variables of its environment.
+    """
     variables = {
         "RECSYS_NAMESPACE": f"check-{secrets.token_hex(6)}",
         # A busy machine is not what is checked; in production a slow Redis means a lower tier.
@@ -63,7 +66,7 @@ def serving(data_dir: Path, app: str = APP) -> Iterator[str]:
     }
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, str(data_dir), str(os.getpid()), app],
-        env={**os.environ, **variables},
+        env={**os.environ, **variables, **(more or {})},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

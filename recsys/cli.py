@@ -279,6 +279,19 @@ def serve(arguments: argparse.Namespace) -> int:
     )
 
 
+def benchmark(arguments: argparse.Namespace) -> int:
+    """`recsys benchmark`: how fast the active bundle is served, and how far from the limit."""
+    from api import benchmark as measured  # the API sits above this package
+
+    found = measured.benchmark_serving(
+        arguments.data_dir, arguments.rates, arguments.seconds, console, arguments.plot
+    )
+    for table in measured.tables(found):
+        console.print(table)
+    _print_json(arguments, found)
+    return OK
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """`recsys demo`: real data, a page to try it on, and with --check its proof."""
     from api.demo import run_demo  # the API sits above this package
@@ -408,6 +421,20 @@ def _parser() -> argparse.ArgumentParser:
         help="the Redis that the servers use (or RECSYS_REDIS_URL); default: the embedded one of "
         "the data directory",
     )
+
+    sub = _command(commands, "benchmark", benchmark, "recsys benchmark serving --data-dir data")
+    sub.add_argument("what", choices=["serving"], help="the real server under a realistic load")
+    _add_data_dir(sub)
+    sub.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[125.0, 250.0, 500.0, 1000.0],
+        metavar="N",
+        help="visits a second, each an event and a list (125 250 500 1000)",
+    )
+    sub.add_argument("--seconds", type=float, default=10.0, help="of each measurement (10)")
+    sub.add_argument("--plot", type=Path, help="latency against load: .png or .svg")
 
     sub = _command(commands, "demo", demo, "recsys demo --check")
     _add_data_dir(sub, Path("data/demo"))

@@ -1,0 +1,270 @@
+"""`recsys benchmark serving`: the real server under a realistic load, and how far from its limit.
+
+Visits (`api.load`) at steady rates, then as many as there can be, then lists alone. After that the
+same of the limit: the same application, server, Redis and read, with a canned body of the same
+length in the place of the work. All in one run, one after the other: only their ratios can be
+compared with those of another time or machine.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+from fastapi import FastAPI, Request, Response
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from api import load
+from api.app import create_app
+from api.body import read_object
+from api.engine import engine_of
+from api.live_check import serving
+from recsys import shelf as shelves
+from recsys.bundle import Bundle
+from recsys.events import InputError
+from recsys.mirror import FOLLOWED
+from recsys.registry import Registry
+
+CANNED = "api.benchmark:create_canned_app"
+CANNED_BYTES = "RECSYS_CANNED_BYTES"
+# Of processes by their names.
+ROLES = {"worker": "workers", "reader": "reader", "redis": "redis", "valkey": "redis"}
+WARM_UP = 300  # visits before anything is measured
+AT_ONCE = 16  # visits under way where as many as possible are made
+PERCENTILES = (50.0, 90.0, 99.0)
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def benchmark_serving(
+    data_dir: Path,
+    rates: Sequence[float],
+    seconds: float,
+    console: Console,
+    plot: Path | None = None,
+    *,
+    seed: int = 0,
+    warm_up: int = WARM_UP,
+) -> dict[str, Any]:
+    """Measure the active bundle of a data directory; plain JSON values.
+
+    rates: visits a second. seconds: of each measurement. warm_up: visits before it. plot: a picture
+    of latency against load, .png or .svg. Raises InputError, RegistryError, CheckError.
+    """
+    if not seconds > 0 or not all(rate > 0 for rate in rates):
+        raise InputError("--seconds and --rates: must be above 0")
+    bundle = Registry(data_dir / "bundles").load()
+    with Progress(console=console) as progress:
+        task = progress.add_task("load", total=len(rates) + 3)
+        found: dict[str, Any] = {"bundle": bundle.version, "counts": bundle.facts.counts}
+        with serving(data_dir) as url:
+            _measured(url, bundle, None, warm_up, seed)
+            found["rates"] = []
+            for number, rate in enumerate(rates, seed + 1):
+                progress.update(task, description=f"{rate:g} visits/s")
+                found["rates"].append(_measured(url, bundle, rate, int(rate * seconds), number))
+                progress.advance(task)
+            progress.update(task, description="saturated")
+            found["saturated"] = _saturated(url, bundle, seconds, warm_up, seed)
+            progress.advance(task)
+            found["lists"] = _saturated(url, bundle, seconds, warm_up, seed, lists_alone=True)
+            progress.advance(task)
+        size = found["lists"]["bytes"]
+        with serving(data_dir, CANNED, {CANNED_BYTES: str(size)}) as url:
+            progress.update(task, description="the limit")
+            _measured(url, bundle, None, warm_up, seed)
+            found["limit"] = _saturated(url, bundle, seconds, warm_up, seed, lists_alone=True)
+            progress.advance(task)
+    found["ratio_to_limit"] = found["lists"]["per_second"] / found["limit"]["per_second"]
+    if plot:
+        _draw(found, plot)
+    return found
+
+
+def create_canned_app() -> FastAPI:
+    """The application, but for the work that a list is: what is read is thrown away."""
+    app = create_app()
+    body = b" " * int(os.environ[CANNED_BYTES])
+
+    async def canned(request: Request) -> Response:
+        engine = engine_of(request)
+        wanted = await read_object(request, engine.settings.max_body)
+        place = engine.mirror.place if engine.mirror else ""
+        at = engine.shelf.place if engine.shelf else ""
+        await engine.store.read(wanted["session_id"], None, place, FOLLOWED, at, shelves.FOLLOWED)
+        return Response(body, 200, None, "application/json")
+
+    app.router.add_api_route("/v1/recommendations", canned, methods=["POST"])
+    app.router.routes.insert(0, app.router.routes.pop())
+    return app
+
+
+def _saturated(
+    url: str,
+    bundle: Bundle,
+    seconds: float,
+    warm_up: int,
+    seed: int,
+    *,
+    lists_alone: bool = False,
+) -> dict[str, Any]:
+    """As many visits, or lists, as there can be in so many seconds."""
+    probe = _measured(url, bundle, None, warm_up, seed + 100, lists_alone=lists_alone)
+    count = max(warm_up, int(probe["per_second"] * seconds))
+    return _measured(url, bundle, None, count, seed + 200, lists_alone=lists_alone)
+
+
+def _measured(
+    url: str,
+    bundle: Bundle,
+    rate: float | None,
+    count: int,
+    seed: int,
+    *,
+    lists_alone: bool = False,
+) -> dict[str, Any]:
+    """What became of so many visits. rate: a second; None: as many as possible."""
+    host = urlsplit(url).netloc
+    visits = list(load.visits_of(bundle, count, host, seed=seed))
+    if lists_alone:
+        visits = [replace(visit, event=b"") for visit in visits]
+    begin = load.due(count, rate, seed) if rate else None
+    before = cpu_seconds()
+    at_once = load.CONNECTIONS if rate else AT_ONCE
+    outcome = asyncio.run(load.run(url, visits, begin, at_once))
+    used = {name: used - before.get(name, 0.0) for name, used in cpu_seconds().items()}
+    told = [orjson.loads(answer)["timings"] for answer in outcome.answers]
+    stages = {name: [one[name] for one in told] for name in (told[0] if told else ())}
+    return {
+        "rate": rate,
+        "visits": count,
+        "per_second": count / outcome.seconds,
+        "statuses": {str(status): n for status, n in sorted(outcome.statuses.items())},
+        "event_ms": _percentiles(outcome.events),
+        "list_ms": _percentiles(outcome.lists),
+        "visit_ms": _percentiles(outcome.visits),
+        "stages_us": {name: _percentiles(values) for name, values in stages.items()},
+        "bytes": outcome.list_bytes,
+        "cpu_ms_per_visit": {name: 1000 * value / count for name, value in used.items()},
+        "memory_mb": {name: value / 1e6 for name, value in memory().items()},
+    }
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    found = np.percentile(values, PERCENTILES).tolist()
+    named = {f"p{p:g}": value for p, value in zip(PERCENTILES, found, strict=True)}
+    return {**named, "max": max(values)}
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU seconds that this process and those it started have used so far, by what they do."""
+    found: dict[str, float] = {}
+    for pid, name in _processes().items():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / TICKS
+    return found
+
+
+def memory() -> dict[str, float]:
+    """Bytes in memory, what several share divided among them (PSS), by what processes do."""
+    found: dict[str, float] = {}
+    for pid, name in _processes().items():
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                found[name] = found.get(name, 0.0) + int(line.split()[1]) * 1024
+    return found
+
+
+def _processes() -> dict[int, str]:
+    """The processes below this one by what they do: load, workers, reader, redis."""
+    parent_of, command_of = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            command, _, rest = path.read_text().partition("(")[2].rpartition(")")
+        except OSError:  # it has ended
+            continue
+        pid = int(path.parent.name)
+        parent_of[pid], command_of[pid] = int(rest.split()[1]), command
+    ours = {os.getpid(): "load"}
+    for _ in range(5):  # generations
+        for pid, parent in parent_of.items():
+            if parent in ours and pid not in ours:
+                role = next((role for role in ROLES if role in command_of[pid]), "server")
+                ours[pid] = ROLES.get(role, role)
+    return ours
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
+    """What a person wants to see of it."""
+    times = Table(
+        *(
+            "visits/s",
+            "event p50",
+            "p99",
+            "list p50",
+            "p90",
+            "p99",
+            "visit p99",
+            "CPU ms",
+            "not 2xx",
+        ),
+        box=SIMPLE,
+        title="milliseconds by load",
+        title_justify="left",
+    )
+    for row in [*found["rates"], found["saturated"]]:
+        events, lists, visits = (row[name] for name in ("event_ms", "list_ms", "visit_ms"))
+        cells = [events["p50"], events["p99"], lists["p50"], lists["p90"], lists["p99"]]
+        times.add_row(
+            f"{row['per_second']:,.0f}" + ("" if row["rate"] else " (most)"),
+            *(f"{value:.2f}" for value in [*cells, visits["p99"]]),
+            f"{sum(row['cpu_ms_per_visit'].values()):.2f}",
+            str(sum(n for status, n in row["statuses"].items() if not status.startswith("2"))),
+        )
+    stages = Table(*("stage", "p50", "p99"), box=SIMPLE, title="microseconds of a list")
+    stages.title_justify = "left"
+    middle = found["rates"][len(found["rates"]) // 2] if found["rates"] else found["saturated"]
+    for name, values in middle["stages_us"].items():
+        stages.add_row(name, f"{values['p50']:.0f}", f"{values['p99']:.0f}")
+    most = Table("", "", box=SIMPLE, show_header=False)
+    most.add_row("visits/s, at most", f"{found['saturated']['per_second']:,.0f}")
+    most.add_row("lists/s, at most", f"{found['lists']['per_second']:,.0f}")
+    most.add_row("lists/s, canned: the limit", f"{found['limit']['per_second']:,.0f}")
+    most.add_row("ratio to the limit", f"{found['ratio_to_limit']:.2f}")
+    for name in ("cpu_ms_per_visit", "memory_mb"):
+        parts = ", ".join(f"{k} {v:.2f}" for k, v in found["saturated"][name].items())
+        most.add_row(name, parts)
+    return [times, stages, most]
+
+
+def _draw(found: Mapping[str, Any], path: Path) -> None:
+    """Latency against load."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    rows = found["rates"]
+    for name, style in (("p50", "-"), ("p90", "--"), ("p99", ":")):
+        for kind, colour in (("list_ms", "tab:blue"), ("event_ms", "tab:orange")):
+            axes.plot(
+                [row["per_second"] for row in rows],
+                [row[kind][name] for row in rows],
+                style,
+                color=colour,
+                marker="o",
+                label=f"{kind.removesuffix('_ms')} {name}",
+            )
+    axes.axvline(found["saturated"]["per_second"], color="grey", label="most visits a second")
+    axes.set(xlabel="visits per second: an event, then a list", ylabel="milliseconds", yscale="log")
+    axes.legend(ncols=2)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    figure.savefig(path)

@@ -1,0 +1,253 @@
+"""Load: visits sent to a server at a steady rate, or as fast as it answers, and how long they took.
+
+Open loop: a visit begins when it is due, whether or not those before are answered, and its times
+count from then, so that what waits in front of a slow server is seen (Tene, "How NOT to Measure
+Latency"). One process, which does little more than copy bytes.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from recsys.bundle import Bundle
+
+Milliseconds = NDArray[np.float64]
+
+CONNECTIONS = 64  # that visits share; those beyond wait, and it counts
+LONGEST = 30  # events of a session
+POPULAR = 1.1  # exponent of how often visitors come (Zipf)
+FOLLOWING = 0.7  # how often the next item is one that followed the last in the log
+NEXT = 20  # of which that many are looked at
+LIST = 20  # items asked for
+PACE = 0.001  # seconds between looks at what is due
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """An event, and the list that is asked for once it is accepted, as HTTP requests. Without an
+    event the list is asked for at once."""
+
+    event: bytes
+    list: bytes
+
+
+@dataclass
+class Outcome:
+    """What became of visits: milliseconds of each event and of each whole visit, from when it was
+    due; of each list from when it was asked for. statuses: of answers. answers: bodies of the lists
+    that asked for timings. list_bytes: of a list without. seconds: until the last answer."""
+
+    events: list[float] = field(default_factory=list)
+    lists: list[float] = field(default_factory=list)
+    visits: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    answers: list[bytes] = field(default_factory=list)
+    list_bytes: int = 0
+    seconds: float = 0.0
+
+
+def visits_of(
+    bundle: Bundle, count: int, host: str, *, seed: int = 0, timed: int = 20
+) -> Iterator[Visit]:
+    """So many visits to a bundle's shop.
+
+    Visitors come by Zipf's law; a session of theirs has 1 to LONGEST events and walks along what
+    followed what in the log. Each timed-th list asks for its timings.
+    """
+    rng = np.random.default_rng(seed)
+    popular = np.cumsum(bundle.popularity.counts, dtype=np.float64)
+    visitors = max(1, count // 8)
+    often = np.cumsum(np.arange(1, visitors + 1, dtype=np.float64) ** -POPULAR)
+    left, last, sessions = np.zeros(visitors, int), np.zeros(visitors, int), np.zeros(visitors, int)
+    who = np.searchsorted(often, rng.random(count) * often[-1])
+    for number, visitor in enumerate(who.tolist()):
+        following = bundle.transitions.neighbours[last[visitor], :NEXT]
+        following = following[following >= 0]
+        if left[visitor] and len(following) and rng.random() < FOLLOWING:
+            item = int(rng.choice(following))
+        else:
+            item = int(np.searchsorted(popular, rng.random() * popular[-1]))
+        if not left[visitor]:
+            left[visitor] = min(1 + int(rng.geometric(0.2)), LONGEST)
+            sessions[visitor] += 1
+        left[visitor] -= 1
+        last[visitor] = item
+        session = f"load-{seed}-{visitor}-{sessions[visitor]}"
+        event = {"type": "view", "session_id": session, "item_id": bundle.items.ids([item])[0]}
+        wanted = {"session_id": session, "n": LIST, "timings": number % timed == 0}
+        yield Visit(
+            request(host, "/v1/events", {"events": [event]}),
+            request(host, "/v1/recommendations", wanted),
+        )
+
+
+def request(host: str, path: str, body: object) -> bytes:
+    """A POST of JSON."""
+    content = orjson.dumps(body)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+def due(count: int, rate: float, seed: int = 0) -> Milliseconds:
+    """Seconds at which visits begin: independent of each other, so many a second on average."""
+    return np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
+
+
+async def run(
+    url: str,
+    visits: Sequence[Visit],
+    begin: Milliseconds | None,
+    connections: int = CONNECTIONS,
+) -> Outcome:
+    """Send visits. begin: seconds at which each is due; None: as soon as a connection is free.
+
+    Raises ConnectionError where the server ends a connection.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 80
+    loop = asyncio.get_running_loop()
+    found = _Run(visits, loop.create_future())
+    for _ in range(connections):
+        _, client = await loop.create_connection(lambda: _Connection(found), host, port)
+        found.free.append(client)
+    start = time.perf_counter()
+    try:
+        if begin is None:
+            for _ in range(min(connections, len(visits))):
+                found.start(found.started, start)
+            found.hungry = True
+            await found.done
+        else:
+            times = (start + begin).tolist()
+            while found.started < len(times):
+                now = time.perf_counter()
+                while found.started < len(times) and times[found.started] <= now:
+                    found.start(found.started, times[found.started])
+                if found.started < len(times):
+                    await asyncio.sleep(min(max(times[found.started] - now, 0), PACE))
+            await found.done
+    finally:
+        for client in found.clients:
+            client.close()
+        await asyncio.sleep(0)  # in which they are
+    found.outcome.seconds = time.perf_counter() - start
+    return found.outcome
+
+
+class _Run:
+    """Visits under way."""
+
+    def __init__(self, visits: Sequence[Visit], done: asyncio.Future[None]) -> None:
+        self.visits, self.done = visits, done
+        self.outcome = Outcome()
+        self.clients: list[_Connection] = []
+        self.free: deque[_Connection] = deque()
+        self.waiting: deque[tuple[int, float]] = deque()
+        self.started = self.ended = 0
+        self.hungry = False  # for the next visit as soon as a connection is free
+
+    def start(self, number: int, began: float) -> None:
+        self.started = number + 1
+        if self.free:
+            self._event(self.free.popleft(), number, began)
+        else:
+            self.waiting.append((number, began))
+
+    def _event(self, client: "_Connection", number: int, began: float) -> None:
+        if not self.visits[number].event:
+            self._list(client, number, began, began)
+            return
+
+        def answered(status: int, _body: bytes) -> None:
+            now = time.perf_counter()
+            self.outcome.events.append((now - began) * 1000)
+            self.outcome.statuses[status] += 1
+            if status < 300:
+                self._list(client, number, began, now)
+            else:
+                self._end(client)
+
+        client.send(self.visits[number].event, answered)
+
+    def _list(self, client: "_Connection", number: int, began: float, asked: float) -> None:
+        def answered(status: int, body: bytes) -> None:
+            now = time.perf_counter()
+            self.outcome.statuses[status] += 1
+            if status < 300:
+                self.outcome.lists.append((now - asked) * 1000)
+                self.outcome.visits.append((now - began) * 1000)
+                if b'"timings"' in body:
+                    self.outcome.answers.append(body)
+                else:
+                    self.outcome.list_bytes = len(body)
+            self._end(client)
+
+        client.send(self.visits[number].list, answered)
+
+    def _end(self, client: "_Connection") -> None:
+        self.ended += 1
+        if self.waiting:
+            self._event(client, *self.waiting.popleft())
+        elif self.hungry and self.started < len(self.visits):
+            self.started += 1
+            self._event(client, self.started - 1, time.perf_counter())
+        else:
+            self.free.append(client)
+        if self.ended == len(self.visits) and not self.done.done():
+            self.done.set_result(None)
+
+
+class _Connection(asyncio.Protocol):
+    """HTTP/1.1 on one kept-alive connection, a request at a time."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._data = b""
+        self._body = -1  # where it begins, -1 before that is known
+        self._end = 0
+        self._answered: Callable[[int, bytes], None] | None = None
+        run.clients.append(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # of TCP
+
+    def send(self, request: bytes, answered: Callable[[int, bytes], None]) -> None:
+        self._answered = answered
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        if self._body < 0:
+            head = self._data.find(b"\r\n\r\n")
+            if head < 0:
+                return
+            self._body = head + 4
+            lower = self._data[:head].lower()
+            at = lower.find(b"content-length:")
+            length = int(lower[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            self._end = self._body + length
+        if len(self._data) < self._end:
+            return
+        status, body = int(self._data[9:12]), self._data[self._body : self._end]
+        self._data, self._body = self._data[self._end :], -1
+        answered, self._answered = self._answered, None
+        assert answered is not None
+        answered(status, body)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self._answered and not self._run.done.done():
+            self._run.done.set_exception(ConnectionError("the server ended a connection"))
+
+    def close(self) -> None:
+        self._answered = None
+        self._transport.close()
