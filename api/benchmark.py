@@ -27,6 +27,7 @@ from api.app import create_app
 from api.body import read_object
 from api.engine import engine_of
 from api.live_check import serving
+from api.plots import latency_by_load
 from recsys import shelf as shelves
 from recsys.bundle import Bundle
 from recsys.events import InputError
@@ -84,7 +85,7 @@ def benchmark_serving(
             progress.advance(task)
     found["ratio_to_limit"] = found["lists"]["per_second"] / found["limit"]["per_second"]
     if plot:
-        _draw(found, plot)
+        latency_by_load(found, plot)
     return found
 
 
@@ -244,27 +245,3 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         parts = ", ".join(f"{k} {v:.2f}" for k, v in found["saturated"][name].items())
         most.add_row(name, parts)
     return [times, stages, most]
-
-
-def _draw(found: Mapping[str, Any], path: Path) -> None:
-    """Latency against load."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    rows = found["rates"]
-    for name, style in (("p50", "-"), ("p90", "--"), ("p99", ":")):
-        for kind, colour in (("list_ms", "tab:blue"), ("event_ms", "tab:orange")):
-            axes.plot(
-                [row["per_second"] for row in rows],
-                [row[kind][name] for row in rows],
-                style,
-                color=colour,
-                marker="o",
-                label=f"{kind.removesuffix('_ms')} {name}",
-            )
-    axes.axvline(found["saturated"]["per_second"], color="grey", label="most visits a second")
-    axes.set(xlabel="visits per second: an event, then a list", ylabel="milliseconds", yscale="log")
-    axes.legend(ncols=2)
-    axes.grid(visible=True, which="both", alpha=0.3)
-    figure.savefig(path)

@@ -59,7 +59,7 @@ ENGINES = {
     "fastapi": ("api/",),
     "starlette": ("api/",),
     "uvicorn": ("api/",),
-    "matplotlib": ("recsys/evaluation/plots.py",),
+    "matplotlib": ("recsys/evaluation/plots.py", "api/plots.py"),
     "jinja2": ("recsys/evaluation/page.py",),
 }
 
