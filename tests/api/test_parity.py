@@ -136,7 +136,7 @@ def test_lists_with_prices_and_categories_are_the_same_too(tmp_path: Path) -> No
     )
     later = log_from_frame(later).frame.head(120)
     assert later["category"].null_count() not in (0, len(later))
-    with serving(bundle, tmp_path, workers=2) as server:
+    with recsys_serve(bundle, tmp_path) as server:
         result = check(server, bundle, later)
     assert result.differences == 0, result.example
     assert result.tiers["ranker"] > 0.9 * result.lists
