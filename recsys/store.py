@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+from hiredis import pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -451,13 +452,14 @@ class _Link:
 
         Never tried twice: a batch whose answer was lost may have been counted.
         """
+        # In a quarter of the time of the connection's own packing, which is Python's. What cannot
+        # be packed must not wait for an answer: later ones would be handed to the wrong calls.
+        packed = pack_command(command)
         connection = self._connection or await self._connect()
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
         try:
-            await connection.send_packed_command(
-                connection.pack_command(*command), check_health=False
-            )
+            await connection.send_packed_command(packed, check_health=False)
         # RuntimeError: uvloop's, of a transport that was closed a moment ago.
         except (RedisError, OSError, RuntimeError) as error:
             if self._connection is connection:

@@ -56,6 +56,7 @@ ENGINES = {
     "faiss": ("recsys/index.py",),
     "optuna": ("recsys/tuning/",),
     "redis": ("recsys/store.py", "recsys/stream.py"),
+    "hiredis": ("recsys/store.py",),
     "fastapi": ("api/",),
     "starlette": ("api/",),
     "uvicorn": ("api/",),

@@ -402,3 +402,12 @@ async def test_live_quality_adds_up_and_is_kept_for_a_while(store: Store, redis:
         await store.score({"new": True, "old": False}, "p", "z")
     assert await store.probation("p") == replace(found, ended="worse")
     assert not redis.exists(keys[-1])
+
+
+async def test_what_cannot_be_sent_disturbs_no_other_call(store: Store) -> None:
+    """Half a character is no text; answers to later calls are their own."""
+    with pytest.raises(UnicodeEncodeError):
+        await store.item("\ud800")
+    await store.append([Event("view", "s", "i1", timestamp=1.0)])
+    assert [event.item_id for event in (await store.read("s", None)).events] == ["i1"]
+    assert await store.item("i1") is None
