@@ -199,8 +199,8 @@ def _processes() -> dict[int, str]:
     for _ in range(5):  # generations
         for pid, parent in parent_of.items():
             if parent in ours and pid not in ours:
-                role = next((role for role in ROLES if role in command_of[pid]), "server")
-                ours[pid] = ROLES.get(role, role)
+                roles = (role for word, role in ROLES.items() if word in command_of[pid])
+                ours[pid] = next(roles, "server")
     return ours
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from api.load import request
 from api.parity_check import UnexpectedAnswerError
 from recsys.config import Config
 from recsys.events import InputError
@@ -59,11 +60,7 @@ class Connection:
         self, method: str, path: str, body: bytes = b"", media_type: str = "application/json"
     ) -> Any:
         """The JSON of an answer, ``None`` for an empty one. Raises UnexpectedAnswerError."""
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        self._writer.write(head.encode() + body)
+        self._writer.write(request(method, path, body, media_type))
         lines = (await self._reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
         lengths = (int(line[15:]) for line in lines if line.startswith(b"content-length:"))
         length = next(lengths, 0)

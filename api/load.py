@@ -83,19 +83,24 @@ def visits_of(
         event = {"type": "view", "session_id": session, "item_id": bundle.items.ids([item])[0]}
         wanted = {"session_id": session, "n": LIST, "timings": number % timed == 0}
         yield Visit(
-            request(host, "/v1/events", {"events": [event]}),
-            request(host, "/v1/recommendations", wanted),
+            request("POST", "/v1/events", orjson.dumps({"events": [event]}), host=host),
+            request("POST", "/v1/recommendations", orjson.dumps(wanted), host=host),
         )
 
 
-def request(host: str, path: str, body: object) -> bytes:
-    """A POST of JSON."""
-    content = orjson.dumps(body)
+def request(
+    method: str,
+    path: str,
+    body: bytes = b"",
+    media_type: str = "application/json",
+    host: str = "localhost",
+) -> bytes:
+    """An HTTP/1.1 request, as it goes over the wire."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {media_type}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
-    return head.encode() + content
+    return head.encode() + body
 
 
 def due(count: int, rate: float, seed: int = 0) -> Milliseconds:

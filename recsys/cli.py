@@ -67,7 +67,7 @@ def train(arguments: argparse.Namespace) -> int:
     start = perf_counter()
     config = _config(arguments)
     rejects = arguments.rejects or arguments.data_dir / "rejects.jsonl"
-    log = _load(arguments.log, arguments, config, rejects)
+    log = _told_of_items(_load(arguments.log, arguments, config, rejects), arguments)
     cut = held_out(log, arguments.window) if arguments.gate else None
     seconds["load"] = round(perf_counter() - start, 3)
     registry, verdict = Registry(arguments.data_dir / "bundles"), None
@@ -142,6 +142,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.report:
         check_page(arguments.report)
     train_log, test_log = _train_and_test(arguments, config)
+    train_log = _told_of_items(train_log, arguments)
     clocks = (train_log.clock, test_log.clock)
     if arguments.report and not asked["freshness"] and "rows" not in clocks:
         asked["freshness"] = CURVE
@@ -202,7 +203,7 @@ def tune(arguments: argparse.Namespace) -> int:
     check_budget(arguments.minutes, arguments.trials)
     config, file = _config(arguments), _config_file(arguments)
     aim = Aim(arguments.protocol, arguments.placement, arguments.min_prefix, arguments.holdout)
-    log = _load(arguments.log, arguments, config, arguments.rejects)
+    log = _told_of_items(_load(arguments.log, arguments, config, arguments.rejects), arguments)
     run = open_run(arguments.data_dir / "tuning", log, aim, config, file)
     if arguments.minutes is None and arguments.trials is None:
         arguments.minutes = DEFAULT_MINUTES
@@ -550,7 +551,6 @@ def _load(
         max_bad=arguments.max_bad,
         rejects=rejects,
     )
-    log = dataclasses.replace(log, items=load_items(_item_files(arguments)))
     if log.rejected:
         where = log.rejects_path or "--rejects FILE keeps them"
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in log.rejected.items())
@@ -562,8 +562,14 @@ def _item_files(arguments: argparse.Namespace) -> list[Path]:
     """The files that say what items are: those given, else that of the data directory."""
     if arguments.items:
         return [Path(path) for path in arguments.items]
-    kept = Path(getattr(arguments, "data_dir", None) or ".") / ITEMS
-    return [kept] if hasattr(arguments, "data_dir") and kept.exists() else []
+    folder = getattr(arguments, "data_dir", None)
+    kept = folder / ITEMS if folder else None
+    return [kept] if kept and kept.exists() else []
+
+
+def _told_of_items(log: Log, arguments: argparse.Namespace) -> Log:
+    """A log to train on, with what the shop says of its items."""
+    return dataclasses.replace(log, items=load_items(_item_files(arguments)))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -73,8 +73,9 @@ def newcomers(
     names = list(dict.fromkeys([*share_of, *near]))
     if names and shows:
         names = [name for name, kept in zip(names, shows(names), strict=True) if kept]
-    spare = [name for name in names if name not in share_of][bundle.config.retrieval.unseen :]
-    names = [name for name in names if name not in spare]
+    others = [name for name in names if name not in share_of]
+    names = [name for name in names if name in share_of]
+    names += others[: bundle.config.retrieval.unseen]
     if not names:
         return None
     shares = np.array([share_of.get(name, 0.0) for name in names], np.float32)

@@ -31,6 +31,7 @@ from gate_check import FILE
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
+from api.load import request
 from recsys.bundle import Bundle
 from recsys.cli import progress_bars
 from recsys.config import Config
@@ -258,11 +259,7 @@ async def _ask(
     """Status and body."""
     reader, writer = connection
     body = b"" if payload is None else orjson.dumps(payload)
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    writer.write(head.encode() + body)
+    writer.write(request(method, path, body))
     lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
     length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
     return int(lines[0].split()[1]), await reader.readexactly(length)
