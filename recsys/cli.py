@@ -285,7 +285,12 @@ def benchmark(arguments: argparse.Namespace) -> int:
     from api import benchmark as measured  # the API sits above this package
 
     found = measured.benchmark_serving(
-        arguments.data_dir, arguments.rates, arguments.seconds, console, arguments.plot
+        arguments.data_dir,
+        arguments.rates,
+        arguments.seconds,
+        console,
+        arguments.plot,
+        overload=arguments.overload,
     )
     for table in measured.tables(found):
         console.print(table)
@@ -435,6 +440,13 @@ def _parser() -> argparse.ArgumentParser:
         help="visits a second, each an event and a list (125 250 500 1000)",
     )
     sub.add_argument("--seconds", type=float, default=10.0, help="of each measurement (10)")
+    sub.add_argument(
+        "--overload",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="also three times as many visits as there can be, for so long (0: not)",
+    )
     sub.add_argument("--plot", type=Path, help="latency against load: .png or .svg")
 
     sub = _command(commands, "demo", demo, "recsys demo --check")

@@ -241,6 +241,9 @@ class RankerConfig:
     # 8 % a tail at least, and 25 % at most, as the sources it learns with do without it.
     tail: float = 0.0
     requests: int = 120_000  # of the tails together, at most
+    # Share of the items that the shop tells of which the sources of a tail are not to know, so that
+    # the ranker meets items that nobody has touched yet and that come to be.
+    hidden: float = 0.05
     min_requests: int = 1_000  # with fewer the blend ranks
     trees: int = 100
     leaves: int = 31  # of a tree, 64 at most; fewer where there is less than leaf_requests for each
@@ -249,8 +252,9 @@ class RankerConfig:
     min_leaf: int = 50  # candidates
 
     def __post_init__(self) -> None:
-        if self.tail >= 1:
-            raise ConfigError(f"ranker.tail: a share of the log, below 1, got {self.tail}")
+        for name, of in (("tail", "the log"), ("hidden", "the items")):
+            if (value := getattr(self, name)) >= 1:
+                raise ConfigError(f"ranker.{name}: a share of {of}, below 1, got {value}")
         if self.leaves > MOST_LEAVES:
             raise ConfigError(f"ranker.leaves: must be at most {MOST_LEAVES}, got {self.leaves}")
 
@@ -385,6 +389,10 @@ class Placement:
     # How much a list's items are to differ from each other, from 0 (by score alone) to 1; see
     # recsys.selection. A request may ask for another. It costs hits, so whoever wants it says so.
     diversity: float = 0.0
+    # Share of a list's places, rounded up, for items that nobody has touched yet, where some are
+    # near: they take the last places if the ranking gives them none. What is never shown is never
+    # chosen, but it costs hits, so whoever wants it says so; scripts/cold_start.py measures both.
+    explore: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -446,10 +454,9 @@ class Config:
                     f"{where}.sources: only the ranker asks them; with ranking = "
                     f"{placement.ranking!r} leave them out"
                 )
-            if not 0 <= placement.diversity <= 1:
-                raise ConfigError(
-                    f"{where}.diversity: must be from 0 to 1, got {placement.diversity}"
-                )
+            for name in ("diversity", "explore"):
+                if not 0 <= (share := getattr(placement, name)) <= 1:
+                    raise ConfigError(f"{where}.{name}: must be from 0 to 1, got {share}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -1,6 +1,7 @@
 """The one prediction function: the API, the evaluation and the demo all call it."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,6 +99,9 @@ def recommend(bundle: Bundle, session: Session, request: Request) -> Recommendat
     best = selection.best(ranked.rows, ranked.scores, out, depth)
     if diversity:
         best = best[_diverse(bundle, ranked, best, diversity, request.n)]
+    if placement.explore and ranked.beyond:
+        share = math.ceil(placement.explore * request.n)
+        best = selection.with_share(best, _unseen(who, ranked), share, request.n)
     answer = Recommendation(
         item_ids=_ids(bundle, ranked, best),
         scores=ranked.scores[best].tolist(),
@@ -247,6 +251,14 @@ def _ids(bundle: Bundle, ranked: retrieval.Ranked, places: selection.Places) -> 
         return bundle.items.ids(rows)
     known = iter(bundle.items.ids(rows[rows < count]))
     return [next(known) if row < count else ranked.beyond[row - count] for row in rows.tolist()]
+
+
+def _unseen(who: retrieval.Profile, ranked: retrieval.Ranked) -> selection.Places:
+    """Places of the candidates that nobody has touched yet, this visitor neither, best first."""
+    proposed = ranked.parts.values[ranked.parts.names.index("unseen"), -len(ranked.beyond) :]
+    new = [name not in who.trail for name in ranked.beyond]
+    places = len(ranked.rows) - len(new) + np.flatnonzero((proposed > 0) & new)
+    return places[np.argsort(-ranked.scores[places], kind="stable")]
 
 
 def _boosted(

@@ -24,6 +24,21 @@ def best(rows: Rows, scores: Scores, out: Rows, n: int) -> Places:
     return places
 
 
+def with_share(best: Places, wanted: Places, share: int, n: int) -> Places:
+    """A list of n places of which so many are among the wanted ones, where there are enough.
+
+    Where it holds fewer, the first of these that it lacks stand at its end; of the others, the last
+    make room. best, wanted: best first.
+    """
+    there = np.isin(best, wanted)
+    lacking = share - int(there.sum())
+    more = wanted[~np.isin(wanted, best)][: max(lacking, 0)]
+    too_many = len(best) + len(more) - n
+    if too_many > 0:
+        best = np.delete(best, np.flatnonzero(~there)[-too_many:])
+    return np.concatenate([best, more])
+
+
 def window(n: int) -> int:
     """How many candidates a diverse list of n is chosen from."""
     return max(n, min(PER_PLACE * n, IN_ALL))

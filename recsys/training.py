@@ -223,11 +223,15 @@ class NothingToLearnError(InputError):
 
 @dataclass(frozen=True)
 class Tail:
-    """A part of a log's end, what precedes it, and the sources of that once they are fitted."""
+    """A part of a log's end, what precedes it, and the sources of that once they are fitted.
+
+    hidden: items that nothing precedes it of, whatever the log says, see :func:`_hidden`.
+    """
 
     name: str
     log: Log
     before: Log
+    hidden: frozenset[str]
     sources: Future[Bundle]
 
 
@@ -252,15 +256,32 @@ def _fitting(log: Log, config: Config, stages: "Stages", beside: Executor) -> li
     except EvaluationError as error:
         raise NothingToLearnError(str(error)) from error
     _check_enough(sum(_most_requests(part.test.frame) for part in parts), config)
-    return [
-        Tail(
-            name,
-            part.test,
-            part.train,
-            beside.submit(fit_sources, part.train, config, stages, name),
-        )
-        for name, part in ((f"tail{k}_", part) for k, part in enumerate(parts, 1))
-    ]
+    found = []
+    for k, part in enumerate(parts, 1):
+        name, hidden = f"tail{k}_", _hidden(part.train, config, k)
+        before = part.train
+        if hidden:
+            seen = before.frame.filter(~pl.col("item_id").is_in(list(hidden)).fill_null(False))
+            before = replace(before, frame=seen)
+        sources = beside.submit(fit_sources, before, config, stages, name)
+        found.append(Tail(name, part.test, before, hidden, sources))
+    return found
+
+
+def _hidden(log: Log, config: Config, tail: int) -> frozenset[str]:
+    """Some of the items that the shop tells of, which a tail's sources are not to know.
+
+    A log's end holds few items that nobody has touched before and that come to be bought: where the
+    ranker met these alone, it would learn that what only the shop speaks of never is. So it meets
+    some others as if they were new (as the training of Volkovs, Yu & Poutanen, "DropoutNet", NIPS
+    2017, leaves out what is known of some).
+    """
+    if not log.items or not config.ranker.hidden:
+        return frozenset()
+    names = log.frame["item_id"].drop_nulls().unique().sort()
+    names = names.filter(names.is_in([*log.items]))
+    rng = np.random.default_rng((config.training.seed, tail))
+    return frozenset(names.filter(rng.random(len(names)) < config.ranker.hidden).to_list())
 
 
 def _examples(tails: list[Tail], config: Config, stages: "Stages") -> Examples:
@@ -278,7 +299,7 @@ def _examples(tails: list[Tail], config: Config, stages: "Stages") -> Examples:
             break
         expected = min(len(tail.log.frame), config.ranker.requests // config.ranker.tails)
         with stages.of(tail.name + "replay", expected) as tick:
-            parts.append(replayed(sources, tail.log, config, tick, before=tail.before))
+            parts.append(replayed(sources, tail.log, config, tick, tail.before, tail.hidden))
     found = _joined(parts)
     _check_enough(len(found.groups), config)
     return found
@@ -384,18 +405,24 @@ def replayed(
     config: Config,
     tick: Callable[[], None] = lambda: None,
     before: Log | None = None,
+    hidden: Collection[str] = (),
 ) -> Examples:
     """Features and labels of the candidates of sampled requests that hold something wanted.
 
     head: whose sources propose; it must not have seen the tail. config: a settled one. ``tick`` is
-    called once a request. before: what precedes the tail, for aggregates that reach back.
+    called once a request. before: what precedes the tail, for aggregates that reach back. hidden:
+    items that these are not told of.
     """
     names = dict.fromkeys(features.features_of(config, tail.frame.columns), 0.0)
     head = replace(head, facts=replace(head.facts, features=names))
     target = config.ranker.target
     rng = np.random.default_rng(config.training.seed)
     tables, labels, groups, opened = [], [], [], 0
-    fold = told_to_ranker(config, tail.frame, before.frame if before else None)
+    told = tail.frame
+    if hidden:
+        unsaid = pl.col("item_id").is_in(list(hidden))
+        told = told.with_columns(item_id=pl.when(~unsaid).then("item_id"))
+    fold = told_to_ranker(config, told, before.frame if before else None)
     for sample in _sampled(tail.frame, config, rng, fold):
         tick()
         session = sample.moment.session(config)

@@ -102,3 +102,29 @@ def test_few_and_equal_candidates_are_all_taken(count: int) -> None:
 def test_a_window_holds_the_list_and_is_bounded() -> None:
     """Five candidates a place, 500 in all, and never fewer than the list is long."""
     assert [selection.window(n) for n in (1, 20, 100, 300, 1000)] == [5, 100, 500, 500, 1000]
+
+
+@given(
+    best=st.lists(st.integers(0, 30), unique=True, max_size=12),
+    wanted=st.lists(st.integers(0, 30), unique=True, max_size=12),
+    share=st.integers(0, 8),
+    more=st.integers(0, 5),
+)
+def test_a_share_of_a_list_is_for_some(
+    best: list[int], wanted: list[int], share: int, more: int
+) -> None:
+    """As many as are asked for, where there are; what had to be added ends the list, the last of
+    the others went, and the rest stands as it did."""
+    n = len(best) + more
+    share = min(share, n)
+    found = selection.with_share(np.array(best, int), np.array(wanted, int), share, n).tolist()
+    there = [place for place in best if place in wanted]
+    assert len(found) == len({*found}) <= n
+    assert len([p for p in found if p in wanted]) == max(len(there), min(share, len(wanted)))
+    kept = [place for place in found if place in best]
+    added = found[len(kept) :]
+    assert added == [place for place in wanted if place not in best][: len(added)]
+    assert len(kept) == len(best) or len(found) == n
+    others = [place for place in best if place not in wanted]
+    assert [p for p in kept if p not in wanted] == others[: len(kept) - len(there)]
+    assert [p for p in kept if p in wanted] == there

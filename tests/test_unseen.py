@@ -81,6 +81,42 @@ def test_what_the_bundle_was_told_of_is_recommended(bundle: Bundle) -> None:
         assert answer.scores == sorted(answer.scores, reverse=True)
 
 
+@pytest.mark.parametrize(("hidden", "place"), [(0.0, (15, 61)), (0.2, (1, 10))])
+def test_the_ranker_meets_some_that_sell(hidden: float, place: tuple[int, int]) -> None:
+    """Where the tails that it learns from hold known items as if nobody had touched them, it puts
+    those of the right kind before most others; else it learns that they are never bought."""
+    ranker = {**RANKED["ranker"], "hidden": hidden}
+    trained = train(log_of(), small_config(**{**RANKED, "ranker": ranker}))
+    assert set(trained.items.ids(range(len(trained.items)))) >= {"i5", "i6", "i7"}
+    for at in (5, 13, 21, 33):
+        answer = recommend(trained, visitor(trained, f"i{at}", f"i{at + 1}"), Request(n=60))
+        found = answer.item_ids.index(f"fresh{kind_of(f'i{at}')}") + 1
+        assert place[0] <= found <= place[1]
+
+
+def test_a_placement_may_keep_places_for_them(bundle: Bundle) -> None:
+    """Of the items near the visitor that nobody has touched: at the list's end, where the ranking
+    gave them no place; not the one that this visitor is looking at."""
+    usual = bundle.config.placements["default"]
+    placements = {"default": usual, "explore": dataclasses.replace(usual, explore=0.3)}
+    config = dataclasses.replace(bundle.config, placements=placements)
+    exploring = dataclasses.replace(bundle, config=config)
+    session = visitor(exploring, "i21", "i22")
+    before = recommend(exploring, session, Request(n=10))
+    after = recommend(exploring, session, Request(n=10, placement="explore"))
+    lacking = 3 - len(fresh(before))
+    assert lacking > 0
+    assert len(fresh(after)) == 3
+    assert "fresh5" in fresh(after)
+    assert after.item_ids[: 10 - lacking] == before.item_ids[: 10 - lacking]
+    assert after.reasons[-lacking:] == ["unseen"] * lacking
+    assert after.scores == sorted(after.scores, reverse=True)
+    seen = visitor(exploring, "i21", "i22", "fresh5")
+    answer = recommend(exploring, seen, Request(n=10, placement="explore"))
+    assert len(fresh(answer)) >= 3
+    assert answer.item_ids[-1] != "fresh5"
+
+
 def test_without_what_the_shop_says_there_are_none() -> None:
     """Neither candidates nor a figure, and the lists are those of ever."""
     without = train(log_of({}), small_config(**RANKED))
