@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from fastapi import FastAPI
 
 from api import errors, openapi
+from api.admission import Admission
 from api.engine import Engine
 from api.routes import events, health, items, recommendations, sessions, trending
 from api.settings import Settings, from_environment
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
             await engine.store.close()
 
     app = FastAPI(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app.add_middleware(Admission, longest=settings.max_wait)
     app.add_middleware(Telemetry)
     errors.install(app)
     openapi.install(app)

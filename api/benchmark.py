@@ -39,6 +39,9 @@ CANNED_BYTES = "RECSYS_CANNED_BYTES"
 # Of processes by their names.
 ROLES = {"worker": "workers", "reader": "reader", "redis": "redis", "valkey": "redis"}
 WARM_UP = 300  # visits before anything is measured
+OVERLOAD = 3  # times as many visits as there can be
+CROWD = 1000  # visits under way then
+AFTER = 5  # seconds that are looked at once it is over
 AT_ONCE = 16  # visits under way where as many as possible are made
 PERCENTILES = (50.0, 90.0, 99.0)
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -51,19 +54,21 @@ def benchmark_serving(
     console: Console,
     plot: Path | None = None,
     *,
+    overload: float = 0.0,
     seed: int = 0,
     warm_up: int = WARM_UP,
 ) -> dict[str, Any]:
     """Measure the active bundle of a data directory; plain JSON values.
 
-    rates: visits a second. seconds: of each measurement. warm_up: visits before it. plot: a picture
-    of latency against load, .png or .svg. Raises InputError, RegistryError, CheckError.
+    rates: visits a second. seconds: of each measurement. overload: seconds of three times as many
+    visits as there can be, 0 for none. warm_up: visits before. plot: a picture of latency against
+    load, .png or .svg. Raises InputError, RegistryError, CheckError.
     """
-    if not seconds > 0 or not all(rate > 0 for rate in rates):
-        raise InputError("--seconds and --rates: must be above 0")
+    if not seconds > 0 or overload < 0 or not all(rate > 0 for rate in rates):
+        raise InputError("--seconds and --rates: must be above 0, --overload not below")
     bundle = Registry(data_dir / "bundles").load()
     with Progress(console=console) as progress:
-        task = progress.add_task("load", total=len(rates) + 3)
+        task = progress.add_task("load", total=len(rates) + 3 + bool(overload))
         found: dict[str, Any] = {"bundle": bundle.version, "counts": bundle.facts.counts}
         with serving(data_dir) as url:
             _measured(url, bundle, None, warm_up, seed)
@@ -77,6 +82,14 @@ def benchmark_serving(
             progress.advance(task)
             found["lists"] = _saturated(url, bundle, seconds, warm_up, seed, lists_alone=True)
             progress.advance(task)
+        if overload:
+            most = found["saturated"]["per_second"]
+            # As in production: a list may wait for others as long as is usual, and no longer.
+            with serving(data_dir, more={"RECSYS_MAX_WAIT": ""}) as url:
+                progress.update(task, description="too much")
+                _measured(url, bundle, None, warm_up, seed)
+                found["overload"] = _overloaded(url, bundle, most, overload, seed)
+                progress.advance(task)
         size = found["lists"]["bytes"]
         with serving(data_dir, CANNED, {CANNED_BYTES: str(size)}) as url:
             progress.update(task, description="the limit")
@@ -122,6 +135,14 @@ def _saturated(
     return _measured(url, bundle, None, count, seed + 200, lists_alone=lists_alone)
 
 
+def _overloaded(url: str, bundle: Bundle, most: float, seconds: float, seed: int) -> dict[str, Any]:
+    """What becomes of OVERLOAD times as many visits as there can be, and then of half as many."""
+    rate, calm = OVERLOAD * most, most / 2
+    during = _measured(url, bundle, rate, int(rate * seconds), seed + 300, at_once=CROWD)
+    after = _measured(url, bundle, calm, int(calm * AFTER), seed + 400, at_once=CROWD)
+    return {"during": during, "after": after}
+
+
 def _measured(
     url: str,
     bundle: Bundle,
@@ -130,16 +151,17 @@ def _measured(
     seed: int,
     *,
     lists_alone: bool = False,
+    at_once: int = load.CONNECTIONS,
 ) -> dict[str, Any]:
-    """What became of so many visits. rate: a second; None: as many as possible."""
+    """What became of so many visits. rate: a second; None: as many as possible. at_once: visits
+    under way, those beyond wait for a connection."""
     host = urlsplit(url).netloc
     visits = list(load.visits_of(bundle, count, host, seed=seed))
     if lists_alone:
         visits = [replace(visit, event=b"") for visit in visits]
     begin = load.due(count, rate, seed) if rate else None
     before = cpu_seconds()
-    at_once = load.CONNECTIONS if rate else AT_ONCE
-    outcome = asyncio.run(load.run(url, visits, begin, at_once))
+    outcome = asyncio.run(load.run(url, visits, begin, at_once if rate else AT_ONCE))
     used = {name: used - before.get(name, 0.0) for name, used in cpu_seconds().items()}
     told = [orjson.loads(answer)["timings"] for answer in outcome.answers]
     stages = {name: [one[name] for one in told] for name in (told[0] if told else ())}
@@ -147,10 +169,13 @@ def _measured(
         "rate": rate,
         "visits": count,
         "per_second": count / outcome.seconds,
+        "served_per_second": len(outcome.lists) / outcome.seconds,
         "statuses": {str(status): n for status, n in sorted(outcome.statuses.items())},
         "event_ms": _percentiles(outcome.events),
         "list_ms": _percentiles(outcome.lists),
         "visit_ms": _percentiles(outcome.visits),
+        "refusal_ms": _percentiles(outcome.refusals),
+        "settled_s": outcome.settled,
         "stages_us": {name: _percentiles(values) for name, values in stages.items()},
         "bytes": outcome.list_bytes,
         "cpu_ms_per_visit": {name: 1000 * value / count for name, value in used.items()},
@@ -241,7 +266,21 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     most.add_row("lists/s, at most", f"{found['lists']['per_second']:,.0f}")
     most.add_row("lists/s, canned: the limit", f"{found['limit']['per_second']:,.0f}")
     most.add_row("ratio to the limit", f"{found['ratio_to_limit']:.2f}")
+    if too_much := found.get("overload"):
+        _add_overload(most, too_much)
     for name in ("cpu_ms_per_visit", "memory_mb"):
         parts = ", ".join(f"{k} {v:.2f}" for k, v in found["saturated"][name].items())
         most.add_row(name, parts)
     return [times, stages, most]
+
+
+def _add_overload(table: Table, found: Mapping[str, Any]) -> None:
+    during, statuses = found["during"], found["during"]["statuses"]
+    answers = sum(statuses.values())
+    refused = answers - statuses.get("200", 0) - statuses.get("202", 0)
+    p99 = ", ".join(f"{name} {during[f'{name}_ms']['p99']:.1f}" for name in ("event", "list"))
+    table.add_row("overload, visits/s begun", f"{during['rate']:,.0f}")
+    table.add_row("answers refused", f"{refused / answers:.0%}")
+    table.add_row("p99 of what is served, ms", p99)
+    table.add_row("visits/s served", f"{during['served_per_second']:,.0f}")
+    table.add_row("seconds until all is well", f"{found['after']['settled_s']:.2f}")

@@ -60,6 +60,7 @@ def serving(data_dir: Path, app: str = APP, more: Mapping[str, str] | None = Non
         "RECSYS_NAMESPACE": f"check-{secrets.token_hex(6)}",
         # A busy machine is not what is checked; in production a slow Redis means a lower tier.
         "RECSYS_STORE_TIMEOUT": "10",
+        "RECSYS_MAX_WAIT": "60",
         # Sessions of days are replayed in seconds.
         "RECSYS_MAX_VELOCITY": "1e9",
         "RECSYS_MAX_REPETITION": "1000000000",

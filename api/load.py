@@ -26,6 +26,7 @@ POPULAR = 1.1  # exponent of how often visitors come (Zipf)
 FOLLOWING = 0.7  # how often the next item is one that followed the last in the log
 NEXT = 20  # of which that many are looked at
 LIST = 20  # items asked for
+SLOW = 100.0  # milliseconds
 PACE = 0.001  # seconds between looks at what is due
 
 
@@ -41,16 +42,19 @@ class Visit:
 @dataclass
 class Outcome:
     """What became of visits: milliseconds of each event and of each whole visit, from when it was
-    due; of each list from when it was asked for. statuses: of answers. answers: bodies of the lists
-    that asked for timings. list_bytes: of a list without. seconds: until the last answer."""
+    due; of each list from when it was asked for; of each refusal from when it or its visit was.
+    statuses: of answers. answers: bodies of the lists that asked for timings. list_bytes: of a list
+    without. seconds: until the last answer; settled: until the last that was a refusal or SLOW."""
 
     events: list[float] = field(default_factory=list)
     lists: list[float] = field(default_factory=list)
     visits: list[float] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     answers: list[bytes] = field(default_factory=list)
     list_bytes: int = 0
     seconds: float = 0.0
+    settled: float = 0.0
 
 
 def visits_of(
@@ -125,7 +129,7 @@ async def run(
     for _ in range(connections):
         _, client = await loop.create_connection(lambda: _Connection(found), host, port)
         found.free.append(client)
-    start = time.perf_counter()
+    start = found.began = time.perf_counter()
     try:
         if begin is None:
             for _ in range(min(connections, len(visits))):
@@ -159,6 +163,7 @@ class _Run:
         self.free: deque[_Connection] = deque()
         self.waiting: deque[tuple[int, float]] = deque()
         self.started = self.ended = 0
+        self.began = 0.0
         self.hungry = False  # for the next visit as soon as a connection is free
 
     def start(self, number: int, began: float) -> None:
@@ -175,9 +180,7 @@ class _Run:
 
         def answered(status: int, _body: bytes) -> None:
             now = time.perf_counter()
-            self.outcome.events.append((now - began) * 1000)
-            self.outcome.statuses[status] += 1
-            if status < 300:
+            if self._answered(status, began, now, self.outcome.events):
                 self._list(client, number, began, now)
             else:
                 self._end(client)
@@ -187,9 +190,7 @@ class _Run:
     def _list(self, client: "_Connection", number: int, began: float, asked: float) -> None:
         def answered(status: int, body: bytes) -> None:
             now = time.perf_counter()
-            self.outcome.statuses[status] += 1
-            if status < 300:
-                self.outcome.lists.append((now - asked) * 1000)
+            if self._answered(status, asked, now, self.outcome.lists):
                 self.outcome.visits.append((now - began) * 1000)
                 if b'"timings"' in body:
                     self.outcome.answers.append(body)
@@ -198,6 +199,15 @@ class _Run:
             self._end(client)
 
         client.send(self.visits[number].list, answered)
+
+    def _answered(self, status: int, asked: float, now: float, good: list[float]) -> bool:
+        """Note how long an answer took, and whether it is a good one."""
+        passed = (now - asked) * 1000
+        (good if status < 300 else self.outcome.refusals).append(passed)
+        self.outcome.statuses[status] += 1
+        if status >= 300 or passed > SLOW:
+            self.outcome.settled = now - self.began
+        return status < 300
 
     def _end(self, client: "_Connection") -> None:
         self.ended += 1

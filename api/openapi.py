@@ -27,7 +27,7 @@ MEANINGS = {
     413: "The body is too large",
     415: "The body is of another media type",
     422: "A field is unknown or has a value that cannot be used",
-    503: "No bundle has been trained, or Redis cannot be reached or refuses",
+    503: "No bundle, Redis cannot be reached or refuses, or there is too much to do",
 }
 
 

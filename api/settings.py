@@ -16,6 +16,7 @@ class Settings:
     max_body: int = 2 * 1024 * 1024  # bytes of one request
     poll_seconds: float = 1.0  # how soon a newly published bundle is noticed
     quality_sample: float = 0.05  # share of the sessions that live quality is measured on
+    max_wait: float = 0.06  # seconds that a list may wait for others; longer, and it is refused
     store: StoreConfig = field(default_factory=StoreConfig)
 
 
@@ -32,6 +33,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "RECSYS_MAX_BODY": ("max_body", int, "largest request body, bytes"),
     "RECSYS_POLL_SECONDS": ("poll_seconds", float, "seconds between looks for a new bundle"),
     "RECSYS_QUALITY_SAMPLE": ("quality_sample", _share, "a share of the sessions, 0 to 1"),
+    "RECSYS_MAX_WAIT": ("max_wait", float, "seconds of waiting above which lists are refused"),
     "RECSYS_NAMESPACE": ("store.namespace", str, "hash tag of all keys: one per engine"),
     "RECSYS_STORE_TIMEOUT": ("store.timeout", float, "seconds for one Redis round trip"),
     "RECSYS_SESSION_TTL": ("store.session_ttl", int, "seconds a silent session is kept"),

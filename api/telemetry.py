@@ -31,6 +31,7 @@ recommendations = Counter("recsys_recommendations", "Lists by how they were made
 degraded = Counter("recsys_recommendations_degraded", "Lists of a lower tier", ["reason"])
 events = Counter("recsys_events", "Events by what became of them", ["outcome"])
 quarantined = Counter("recsys_quarantined_sessions", "Sessions put into quarantine")
+refused = Counter("recsys_requests_refused", "Requests refused as there was too much to do")
 store_errors = Counter("recsys_store_errors", "Calls that Redis did not answer")
 log_events = Gauge(
     "recsys_log_lag_events", "Events that are in no file yet", multiprocess_mode="livemostrecent"

@@ -1,5 +1,6 @@
 """Shared fixtures: one real embedded server for all tests, a namespace for each."""
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,7 +10,8 @@ from hypothesis import settings
 from recsys.embedded import EmbeddedRedis
 from recsys.store import Store, StoreConfig
 
-# A busy machine is slow, which is no flaw.
+# A busy machine is slow, which is no flaw: neither of a test, nor of the servers that it starts.
+os.environ["RECSYS_MAX_WAIT"] = "60"
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 

@@ -101,8 +101,9 @@ async def test_visits_follow_each_other_where_as_many_as_possible_are_made(bundl
 
     async with answering(answer) as url:
         outcome = await load.run(url, visits, None, connections=4)
-        assert len(outcome.events) == 30
-        assert outcome.statuses[503] == 6
+        assert len(outcome.events) == 24
+        assert outcome.statuses[503] == len(outcome.refusals) == 6
+        assert 0 < outcome.settled <= outcome.seconds
         assert len(outcome.visits) == 24
         assert paths.count(b"/v1/recommendations") == len(outcome.lists)
         alone = [load.Visit(b"", visit.list) for visit in visits]
@@ -122,12 +123,16 @@ def test_a_bundle_is_measured(bundle: Bundle, tmp_path: Path) -> None:
     Registry(tmp_path / "bundles").publish(bundle)
     console = Console(stderr=True, width=120)
     found = benchmark.benchmark_serving(
-        tmp_path, [40.0], 0.5, console, tmp_path / "load.png", warm_up=20
+        tmp_path, [40.0], 0.5, console, tmp_path / "load.png", overload=0.5, warm_up=20
     )
     rows = [*found["rates"], found["saturated"], found["lists"], found["limit"]]
     assert all(set(row["statuses"]) <= {"200", "202"} for row in rows)
     assert found["rates"][0]["visits"] == 20
     assert {"store_read", "rank", "total"} <= set(found["saturated"]["stages_us"])
+    during, after = (found["overload"][name] for name in ("during", "after"))
+    assert set(during["statuses"]) <= {"200", "202", "503"}
+    assert len(during["event_ms"]) == len(benchmark.PERCENTILES) + 1
+    assert 0 <= after["settled_s"] < 2 * benchmark.AFTER
     for name in ("cpu_ms_per_visit", "memory_mb"):
         assert {"load", "workers", "reader", "redis"} <= set(found["saturated"][name])
     assert found["limit"]["bytes"] == found["lists"]["bytes"] > 500

@@ -1,0 +1,145 @@
+"""While there is more to do than can be done, what is taken in is answered in time."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import httpx
+import pytest
+
+from api.admission import EVENTS_LAST, FEWEST, Admission
+from api.settings import Settings
+from tests.api.conftest import running
+
+pytestmark = pytest.mark.anyio
+
+LISTS, EVENTS = "/v1/recommendations", "/v1/events"
+
+
+class Slow:
+    """An application whose answers come when told, and a clock that goes when told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waiting: list[asyncio.Future[None]] = []
+
+    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+        answer = asyncio.get_running_loop().create_future()
+        self.waiting.append(answer)
+        await answer
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def answer(self, seconds: float, count: int = 1) -> None:
+        for _ in range(count):
+            self.now += seconds
+            self.waiting.pop(0).set_result(None)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+
+@dataclasses.dataclass
+class Asked:
+    """A worker with a slow application, and the statuses of what it has answered."""
+
+    slow: Slow
+    admission: Admission
+    statuses: list[int] = dataclasses.field(default_factory=list)
+    tasks: set[asyncio.Task[None]] = dataclasses.field(default_factory=set)
+
+    @classmethod
+    def within(cls, longest: float) -> "Asked":
+        slow = Slow()
+        return cls(slow, Admission(slow, longest, clock=lambda: slow.now))
+
+    async def ask(self, path: str, count: int = 1) -> None:
+        for _ in range(count):
+            scope = {"type": "http", "path": path, "method": "POST", "headers": []}
+            self.tasks.add(asyncio.create_task(self.admission(scope, self._receive, self._send)))
+            await asyncio.sleep(0)
+
+    async def _receive(self) -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.statuses.append(message["status"])
+
+
+async def test_what_would_wait_too_long_is_refused() -> None:
+    """So many are taken in as are answered within the limit, at the pace that was seen."""
+    asked = Asked.within(0.099)
+    for _ in range(200):
+        await asked.ask(LISTS)
+        await asked.slow.answer(0.005)
+    assert asked.statuses == [200] * 200
+    assert asked.admission.pace == pytest.approx(0.005, rel=0.01)
+    await asked.ask(LISTS, 50)
+    assert len(asked.slow.waiting) == 20
+    assert asked.statuses[200:] == [503] * 30
+
+
+async def test_lists_are_refused_before_events() -> None:
+    """What a visitor did cannot be made up later."""
+    asked = Asked.within(0.099)
+    for _ in range(200):
+        await asked.ask(LISTS)
+        await asked.slow.answer(0.005)
+    await asked.ask(LISTS, 50)
+    await asked.ask(EVENTS, 50)
+    assert len(asked.slow.waiting) == int(20 * EVENTS_LAST)
+    await asked.ask("/health/live")
+    await asked.ask("/metrics")
+    assert len(asked.slow.waiting) == int(20 * EVENTS_LAST) + 2
+
+
+async def test_as_soon_as_there_is_room_all_is_taken_in() -> None:
+    """Nothing is refused once what was taken in is answered."""
+    asked = Asked.within(0.02)
+    await asked.ask(LISTS, 100)
+    assert 503 in asked.statuses
+    before = len(asked.statuses)
+    await asked.slow.answer(0.001, len(asked.slow.waiting))
+    await asked.ask(LISTS, FEWEST)
+    assert len(asked.slow.waiting) == FEWEST
+    assert 503 not in asked.statuses[before:]
+
+
+async def test_a_stall_is_no_pace() -> None:
+    """One answer that took a second does not turn away those that come after it."""
+    asked = Asked.within(0.05)
+    await asked.ask(LISTS)
+    await asked.slow.answer(1.0)
+    await asked.ask(LISTS, 2 * FEWEST)
+    assert len(asked.slow.waiting) == 2 * FEWEST
+
+
+async def test_a_few_are_taken_in_however_slow_they_are() -> None:
+    """A server that is slow for another reason still serves."""
+    asked = Asked.within(0.001)
+    for _ in range(100):
+        await asked.ask(LISTS)
+        await asked.slow.answer(0.02)
+    await asked.ask(LISTS, 50)
+    assert len(asked.slow.waiting) == FEWEST
+
+
+async def test_who_is_refused_is_told_when_to_come_back(settings: Settings) -> None:
+    """503 with Retry-After, the metrics count it, and the next one is served."""
+    async with running(dataclasses.replace(settings, max_wait=1e-6)) as served:
+
+        async def listed() -> httpx.Response:
+            return await served.post(LISTS, {"session_id": "s", "n": 3})
+
+        answers = await asyncio.gather(*(listed() for _ in range(4 * FEWEST)))
+        refused = [answer for answer in answers if answer.status_code == 503]
+        assert len([answer for answer in answers if answer.status_code == 200]) >= FEWEST
+        assert refused
+        for answer in refused:
+            assert answer.headers["retry-after"] == "1"
+            assert answer.json()["type"] == "/problems/overloaded"
+        assert (await listed()).status_code == 200
+        metrics = (await served.client.get("/metrics")).text
+        counted = [line for line in metrics.splitlines() if line.startswith("recsys_requests_refu")]
+        assert any(float(line.split()[1]) >= len(refused) for line in counted)
+        assert 'route="refused",status="503"' in metrics
