@@ -2,14 +2,17 @@
 
 A queue that grows helps nobody: whoever waits in it gets an answer when they have left. So where
 those that a worker has taken in would keep the next one waiting for longer than a limit, that one
-is told at once to come back. How long it would wait is their number times the time that one takes,
-as seen lately (Little's law), so the limit holds on fast and slow machines, for short and long
-lists. Lists are refused before events: what is told of a visitor cannot be made up later.
+is told at once to come back. How long it would wait is their number times the processor time that
+one takes, as seen lately, so the limit holds on fast and slow machines and for short and long
+lists, and a Redis that is far away is no reason. A burst may wait for the whole of the limit; once
+that is reached, the queue is a standing one, and is kept short until nothing had to be refused for
+a while (as in Maurer, "Fail at Scale", ACM Queue 13/8, 2015). Lists are refused before events: what
+is told of a visitor cannot be made up later.
 """
 
+import math
 from collections.abc import Callable
-from time import perf_counter
-from types import SimpleNamespace
+from time import monotonic, thread_time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,25 +20,33 @@ from api import telemetry
 from api.errors import Problem
 
 PACE = 0.001  # seconds that a request is taken to need until some were seen
-WEIGHT = 0.05  # of the latest in what one is taken to need
-LONGEST = 0.02  # seconds that the latest can count as: a switch of bundles is no pace
+WEIGHT = 0.01  # of the latest in what one is taken to need: they are answered in bunches
+LONGEST = 0.02  # seconds that the latest can count as: what else a worker does is no pace
 FEWEST = 8  # requests at a time that are taken in whatever the pace
-EVENTS_LAST = 1.5  # times as long a wait refuses events
+WHILE = 0.1  # seconds without a refusal after which the queue is no standing one any more
+STANDING = 1 / 6  # of the limit for one that is
+EVENTS_LAST = 1.25  # times as long a wait refuses events
 # What operators look at is always answered.
 OPEN = ("/health/", "/metrics", "/docs", "/openapi.json")
 EVENTS = "/v1/events"
-REFUSED = SimpleNamespace(path="refused")  # in the place of a route, for the metrics
 
 
 class Admission:
-    """Refuses what would have to wait for more than ``longest`` seconds."""
+    """Refuses what would have to wait for more than ``longest`` seconds.
+
+    used: of the processor, by the event loop; clock: both in seconds.
+    """
 
     def __init__(
-        self, app: ASGIApp, longest: float, clock: Callable[[], float] = perf_counter
+        self,
+        app: ASGIApp,
+        longest: float,
+        used: Callable[[], float] = thread_time,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.app, self.longest, self.clock = app, longest, clock
+        self.app, self.longest, self.used, self.clock = app, longest, used, clock
         self.taken, self.pace = 0, PACE
-        self._since = 0.0  # the last answer, or the first of those taken in
+        self._before, self._refused = used(), -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(OPEN):
@@ -43,32 +54,35 @@ class Admission:
             return
         if self.refuses(scope["path"]):
             telemetry.refused.inc()
-            scope["route"] = REFUSED
-            await _answer(scope, receive, send)
+            await REFUSAL(scope, receive, send)
             return
-        if not self.taken:
-            self._since = self.clock()
         self.taken += 1
         try:
             await self.app(scope, receive, send)
         finally:
             self.taken -= 1
-            now = self.clock()
-            self.pace += WEIGHT * (min(now - self._since, LONGEST) - self.pace)
-            self._since = now
+            used = self.used()
+            self.pace += WEIGHT * (min(used - self._before, LONGEST) - self.pace)
+            self._before = used
 
     def refuses(self, path: str) -> bool:
         """Whether a request to a path would have to wait for too long."""
+        if self.taken < FEWEST:
+            return False
+        now = self.clock()
         longest = self.longest * (EVENTS_LAST if path == EVENTS else 1.0)
-        return self.taken >= FEWEST and self.taken * self.pace > longest
+        if now - self._refused < WHILE:
+            longest *= STANDING
+        if self.taken * self.pace <= longest:
+            return False
+        self._refused = now
+        return True
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    problem = Problem(
-        503,
-        "overloaded",
-        "more is asked of this server than it can answer in time: nothing of this request was "
-        "done; try again in a second, events with the same event_id",
-        headers={"Retry-After": "1"},
-    )
-    await problem.response()(scope, receive, send)
+REFUSAL = Problem(
+    503,
+    "overloaded",
+    "more is asked of this server than it can answer in time: nothing of this request was done; "
+    "try again in a second, events with the same event_id",
+    headers={"Retry-After": "1"},
+).response()

@@ -42,8 +42,9 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
             await engine.store.close()
 
     app = FastAPI(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
-    app.add_middleware(Admission, longest=settings.max_wait)
     app.add_middleware(Telemetry)
+    # Around all else: what is refused is to cost next to nothing.
+    app.add_middleware(Admission, longest=settings.max_wait)
     errors.install(app)
     openapi.install(app)
     for routes in (events, recommendations, items, trending, sessions, health):
