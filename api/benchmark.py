@@ -71,11 +71,11 @@ def benchmark_serving(
         task = progress.add_task("load", total=len(rates) + 3 + bool(overload))
         found: dict[str, Any] = {"bundle": bundle.version, "counts": bundle.facts.counts}
         with serving(data_dir) as url:
-            _measured(url, bundle, None, warm_up, seed)
+            measured(url, bundle, None, warm_up, seed)
             found["rates"] = []
             for number, rate in enumerate(rates, seed + 1):
                 progress.update(task, description=f"{rate:g} visits/s")
-                found["rates"].append(_measured(url, bundle, rate, int(rate * seconds), number))
+                found["rates"].append(measured(url, bundle, rate, int(rate * seconds), number))
                 progress.advance(task)
             progress.update(task, description="saturated")
             found["saturated"] = _saturated(url, bundle, seconds, warm_up, seed)
@@ -87,13 +87,13 @@ def benchmark_serving(
             # As in production: a list may wait for others as long as is usual, and no longer.
             with serving(data_dir, more={"RECSYS_MAX_WAIT": ""}) as url:
                 progress.update(task, description="too much")
-                _measured(url, bundle, None, warm_up, seed)
+                measured(url, bundle, None, warm_up, seed)
                 found["overload"] = _overloaded(url, bundle, most, overload, seed)
                 progress.advance(task)
         size = found["lists"]["bytes"]
         with serving(data_dir, CANNED, {CANNED_BYTES: str(size)}) as url:
             progress.update(task, description="the limit")
-            _measured(url, bundle, None, warm_up, seed)
+            measured(url, bundle, None, warm_up, seed)
             found["limit"] = _saturated(url, bundle, seconds, warm_up, seed, lists_alone=True)
             progress.advance(task)
     found["ratio_to_limit"] = found["lists"]["per_second"] / found["limit"]["per_second"]
@@ -130,20 +130,20 @@ def _saturated(
     lists_alone: bool = False,
 ) -> dict[str, Any]:
     """As many visits, or lists, as there can be in so many seconds."""
-    probe = _measured(url, bundle, None, warm_up, seed + 100, lists_alone=lists_alone)
+    probe = measured(url, bundle, None, warm_up, seed + 100, lists_alone=lists_alone)
     count = max(warm_up, int(probe["per_second"] * seconds))
-    return _measured(url, bundle, None, count, seed + 200, lists_alone=lists_alone)
+    return measured(url, bundle, None, count, seed + 200, lists_alone=lists_alone)
 
 
 def _overloaded(url: str, bundle: Bundle, most: float, seconds: float, seed: int) -> dict[str, Any]:
     """What becomes of OVERLOAD times as many visits as there can be, and then of half as many."""
     rate, calm = OVERLOAD * most, most / 2
-    during = _measured(url, bundle, rate, int(rate * seconds), seed + 300, at_once=CROWD)
-    after = _measured(url, bundle, calm, int(calm * AFTER), seed + 400, at_once=CROWD)
+    during = measured(url, bundle, rate, int(rate * seconds), seed + 300, at_once=CROWD)
+    after = measured(url, bundle, calm, int(calm * AFTER), seed + 400, at_once=CROWD)
     return {"during": during, "after": after}
 
 
-def _measured(
+def measured(
     url: str,
     bundle: Bundle,
     rate: float | None,
@@ -171,19 +171,19 @@ def _measured(
         "per_second": count / outcome.seconds,
         "served_per_second": len(outcome.lists) / outcome.seconds,
         "statuses": {str(status): n for status, n in sorted(outcome.statuses.items())},
-        "event_ms": _percentiles(outcome.events),
-        "list_ms": _percentiles(outcome.lists),
-        "visit_ms": _percentiles(outcome.visits),
-        "refusal_ms": _percentiles(outcome.refusals),
+        "event_ms": percentiles(outcome.events),
+        "list_ms": percentiles(outcome.lists),
+        "visit_ms": percentiles(outcome.visits),
+        "refusal_ms": percentiles(outcome.refusals),
         "settled_s": outcome.settled,
-        "stages_us": {name: _percentiles(values) for name, values in stages.items()},
+        "stages_us": {name: percentiles(values) for name, values in stages.items()},
         "bytes": outcome.list_bytes,
         "cpu_ms_per_visit": {name: 1000 * value / count for name, value in used.items()},
         "memory_mb": {name: value / 1e6 for name, value in memory().items()},
     }
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
+def percentiles(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
     found = np.percentile(values, PERCENTILES).tolist()

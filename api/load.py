@@ -72,12 +72,7 @@ def visits_of(
     left, last, sessions = np.zeros(visitors, int), np.zeros(visitors, int), np.zeros(visitors, int)
     who = np.searchsorted(often, rng.random(count) * often[-1])
     for number, visitor in enumerate(who.tolist()):
-        following = bundle.transitions.neighbours[last[visitor], :NEXT]
-        following = following[following >= 0]
-        if left[visitor] and len(following) and rng.random() < FOLLOWING:
-            item = int(rng.choice(following))
-        else:
-            item = int(np.searchsorted(popular, rng.random() * popular[-1]))
+        item = step(bundle, popular, last[visitor] if left[visitor] else -1, rng)
         if not left[visitor]:
             left[visitor] = min(1 + int(rng.geometric(0.2)), LONGEST)
             sessions[visitor] += 1
@@ -90,6 +85,19 @@ def visits_of(
             request("POST", "/v1/events", orjson.dumps({"events": [event]}), host=host),
             request("POST", "/v1/recommendations", orjson.dumps(wanted), host=host),
         )
+
+
+def step(bundle: Bundle, popular: Milliseconds, last: int, rng: np.random.Generator) -> int:
+    """The row of the next item on a visitor's walk: mostly one that followed the last, else any.
+
+    popular: float64 [items], how often items are touched, summed up. last: -1 at the beginning.
+    """
+    if last >= 0 and rng.random() < FOLLOWING:
+        following = bundle.transitions.neighbours[last, :NEXT]
+        following = following[following >= 0]
+        if len(following):
+            return int(rng.choice(following))
+    return int(np.searchsorted(popular, rng.random() * popular[-1]))
 
 
 def request(

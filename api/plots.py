@@ -27,3 +27,35 @@ def latency_by_load(found: Mapping[str, Any], path: Path) -> None:
     axes.legend(ncols=2)
     axes.grid(visible=True, which="both", alpha=0.3)
     figure.savefig(path)
+
+
+def cost_by_scale(found: Mapping[str, Any], path: Path) -> None:
+    """What a list costs by items, events of the session, its length and its filter's values."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(2, 2)
+    rows = found["sizes"]
+    first = panels[0, 0]
+    items = [row["items"] for row in rows]
+    for name, style in (("p50", "-"), ("p90", "--"), ("p99", ":")):
+        times = [row["by_n"]["20"][name] for row in rows]
+        first.plot(items, times, style, color="tab:blue", marker="o", label=f"list {name}")
+        times = [row["session_knn_us"][name] for row in rows]
+        first.plot(items, times, style, color="tab:orange", marker="o", label=f"session-kNN {name}")
+    first.set(xlabel="items", xscale="log", ylabel="µs, one thread", ylim=(0, None))
+    others = (
+        ("events of the session", "by_length"),
+        ("items of the list", "by_n"),
+        ("values of the filter", "by_filter"),
+    )
+    for axes, (label, key) in zip(panels.ravel()[1:], others, strict=True):
+        for number, row in enumerate(rows):
+            steps = [int(step) for step in row[key]]
+            for name, style in (("p50", "-"), ("p99", ":")):
+                times = [cell[name] for cell in row[key].values()]
+                name_ = f"{row['items']:,} items, {name}"
+                axes.plot(steps, times, style, color=f"C{number}", marker="o", label=name_)
+        axes.set(xlabel=label, xscale="log", ylabel="µs, one thread", ylim=(0, None))
+    for axes in panels.ravel():
+        axes.legend(fontsize="small")
+        axes.grid(visible=True, alpha=0.3)
+    figure.savefig(path)

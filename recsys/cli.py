@@ -281,18 +281,31 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
-    """`recsys benchmark`: how fast the active bundle is served, and how far from the limit."""
-    from api import benchmark as measured  # the API sits above this package
+    """`recsys benchmark`: how fast the active bundle is, how far from the limit, how it grows."""
+    from api import benchmark as serving  # the API sits above this package
+    from api import scale
 
-    found = measured.benchmark_serving(
-        arguments.data_dir,
-        arguments.rates,
-        arguments.seconds,
-        console,
-        arguments.plot,
-        overload=arguments.overload,
-    )
-    for table in measured.tables(found):
+    if arguments.what == "scale":
+        found = scale.benchmark_scale(
+            arguments.data_dir,
+            arguments.items,
+            console,
+            arguments.plot,
+            dimensions=arguments.dimensions,
+            seconds=arguments.seconds,
+        )
+        tables = scale.tables(found)
+    else:
+        found = serving.benchmark_serving(
+            arguments.data_dir,
+            arguments.rates,
+            arguments.seconds,
+            console,
+            arguments.plot,
+            overload=arguments.overload,
+        )
+        tables = serving.tables(found)
+    for table in tables:
         console.print(table)
     _print_json(arguments, found)
     return OK
@@ -429,7 +442,11 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = _command(commands, "benchmark", benchmark, "recsys benchmark serving --data-dir data")
-    sub.add_argument("what", choices=["serving"], help="the real server under a realistic load")
+    sub.add_argument(
+        "what",
+        choices=["serving", "scale"],
+        help="the real server under a realistic load; or what grows with the number of items",
+    )
     _add_data_dir(sub)
     sub.add_argument(
         "--rates",
@@ -437,7 +454,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[125.0, 250.0, 500.0, 1000.0],
         metavar="N",
-        help="visits a second, each an event and a list (125 250 500 1000)",
+        help="serving: visits a second, each an event and a list (125 250 500 1000)",
     )
     sub.add_argument("--seconds", type=float, default=10.0, help="of each measurement (10)")
     sub.add_argument(
@@ -445,9 +462,23 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="also three times as many visits as there can be, for so long (0: not)",
+        help="serving: also three times as many visits as there can be, for so long (0: not)",
     )
-    sub.add_argument("--plot", type=Path, help="latency against load: .png or .svg")
+    sub.add_argument(
+        "--items",
+        type=int,
+        nargs="+",
+        default=[10_000, 100_000, 1_000_000],
+        metavar="N",
+        help="scale: the shop grown to so many (10000 100000 1000000)",
+    )
+    sub.add_argument(
+        "--dimensions",
+        type=int,
+        default=128,
+        help="scale: of the session embedding, 0 for the bundle's own (128)",
+    )
+    sub.add_argument("--plot", type=Path, help="of latency or cost: .png or .svg")
 
     sub = _command(commands, "demo", demo, "recsys demo --check")
     _add_data_dir(sub, Path("data/demo"))

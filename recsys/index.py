@@ -169,6 +169,19 @@ def measured_recall(index: Index, config: IndexConfig, seed: int) -> float:
     )
 
 
+def description(index: Index) -> str:
+    """What kind of index it is, with what decides its recall."""
+    kind = index.approximate
+    if kind is None:
+        return "exact"
+    if isinstance(kind, faiss.IndexHNSW):
+        return f"hnsw, efSearch {kind.hnsw.efSearch}"
+    name = type(kind).__name__.removeprefix("Index")
+    return (
+        f"{name}, {kind.nprobe} of {kind.nlist} lists" if isinstance(kind, faiss.IndexIVF) else name
+    )
+
+
 def save(index: Index, path: Path) -> None:
     """Write the approximate structure; nothing for an exact index."""
     if index.approximate is not None:
