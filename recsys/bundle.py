@@ -34,7 +34,7 @@ from recsys.snapshot import EMPTY, Snapshot, state_of
 from recsys.terms import NOTHING, Terms
 from recsys.unseen import Unseen
 
-FORMAT = 9
+FORMAT = 10
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"

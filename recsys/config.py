@@ -29,12 +29,12 @@ IndexKind = Literal["auto", "exact", "ivf", "hnsw", "ivfpq", "sq8"]
 MOST_LEAVES = 64
 
 # Whole numbers for which 0 means something; of the others there must be at least one.
+MEASURED = ("ivf_lists", "ivf_probes", "hnsw_search")  # of an index, 0 where training finds them
 MAY_BE_ZERO = {
     "training.seed",
     "training.threads",
     "embedding.epochs",
-    "index.ivf_lists",
-    "session_index.ivf_lists",
+    *(f"{index}.{name}" for index in ("index", "session_index") for name in MEASURED),
     "retrieval",
 }
 
@@ -151,17 +151,18 @@ class SessionEmbeddingConfig:
 
 @dataclass(frozen=True)
 class IndexConfig:
-    # auto: exact up to exact_items, where a scan takes a fraction of a millisecond, then ivf: it
-    # reads a few lists from end to end, where hnsw jumps through memory, and takes a tenth of the
-    # time to build
+    # auto: exact up to exact_items, where a scan takes a fraction of a millisecond; then ivf, which
+    # reads a few lists of codes from end to end; where that misses recall_target, as with a million
+    # items, hnsw, which jumps through memory and takes ten times as long to build. Both keep 8-bit
+    # codes and score what they find by the vectors themselves.
     kind: IndexKind = "exact"
     exact_items: int = 5_000
     hnsw_links: int = 24  # M
     hnsw_build: int = 100  # efConstruction
-    hnsw_search: int = 64  # efSearch; more is searched where more is asked for
-    ivf_lists: int = 0  # 0: ivf_density * sqrt(items)
-    ivf_density: float = 1.25
-    ivf_probes: int = 4
+    hnsw_search: int = 0  # efSearch; 0: the least of 64 to 512 that reaches recall_target
+    ivf_lists: int = 0  # 0: items ** 0.6
+    ivf_probes: int = 0  # lists looked at; 0: the least of 4 to 64 that reaches it
+    recall_target: float = 0.97
     pq_subvectors: int = 32  # bytes per vector before re-scoring
     recall_at: int = 100  # depth at which recall against exact is measured
     recall_queries: int = 1000

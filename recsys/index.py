@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 
 from recsys.config import ConfigError, IndexConfig
 
+# Of codes so many times as many are found as are asked for, and the best of them kept.
+SPARE = 1.25
+# What is looked at in one search: lists of ivf, candidates of hnsw; from, and up to, so many.
+PROBES, CANDIDATES, STEP = (4, 64), (64, 512), 1.4
+FOR_A_CENTRE = 64  # vectors that k-means looks at
 # Allowed items up to which each is looked at: as fast as the approximate kinds, and exact.
 FEW = 3_000
 
@@ -26,9 +31,6 @@ class Index:
     def __init__(self, factors: NDArray[np.float32], approximate: Any = None) -> None:
         self.factors = factors
         self.approximate = approximate
-        # Whether what it keeps of the vectors is less than they are, and so its inner products.
-        whole = (faiss.IndexHNSWFlat, faiss.IndexIVFFlat)
-        self.coarse = approximate is not None and not isinstance(approximate, whole)
 
     def search(
         self, vector: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
@@ -43,9 +45,9 @@ class Index:
         query = np.ascontiguousarray(vector, dtype=np.float32)[None, :]
         if self.approximate is None:
             products, rows = faiss.knn(query, self.factors, k, metric=faiss.METRIC_INNER_PRODUCT)
-        else:
-            products, rows = self.approximate.search(query, k)
-        return self._sorted(vector, rows[0], products[0])
+            return _in_order(rows[0], products[0])
+        _, rows = self.approximate.search(query, min(len(self.factors), _more(k)))
+        return self._best(vector, rows[0], k)
 
     def _search_allowed(
         self, vector: NDArray[np.float32], k: int, allowed: NDArray[np.bool_]
@@ -57,23 +59,25 @@ class Index:
             bits = np.packbits(allowed, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
             params = _parameters(self.approximate, selector, count / len(allowed))
-            products, rows = self.approximate.search(query, k, params=params)
+            _, rows = self.approximate.search(query, min(count, _more(k)), params=params)
             if (rows[0] >= 0).all():  # else what it looked at held too few
-                return self._sorted(vector, rows[0], products[0])
+                return self._best(vector, rows[0], k)
         return _nearest(self.factors, np.flatnonzero(allowed), vector, k)
 
-    def _sorted(
-        self,
-        vector: NDArray[np.float32],
-        rows: NDArray[np.int64],
-        products: NDArray[np.float32],
+    def _best(
+        self, vector: NDArray[np.float32], rows: NDArray[np.int64], k: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        if not self.coarse:
-            return _in_order(rows, products)
-        found = rows[rows >= 0].astype(np.int32)
-        scores: NDArray[np.float32] = self.factors[found] @ vector
-        order = np.lexsort((found, -scores))
-        return found[order], scores[order]
+        """The best k of what was found, by the vectors themselves."""
+        vector = np.ascontiguousarray(vector, dtype=np.float32)
+        found: tuple[NDArray[np.int32], NDArray[np.float32]] = _rescored(
+            self.factors, rows, vector, k
+        )
+        return found
+
+
+def _more(k: int) -> int:
+    """How many to find by codes where k are asked for."""
+    return int(np.ceil(SPARE * k))
 
 
 def _nearest(
@@ -89,9 +93,20 @@ def _nearest(
     return rows[order].astype(np.int32), products[order]
 
 
+@njit(cache=True, nogil=True)
+def _rescored(
+    factors: NDArray[np.float32], rows: NDArray[np.int64], vector: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The k of these rows, -1 for none, with the highest inner products."""
+    found = np.sort(rows[rows >= 0])
+    products = _products(factors, found, vector)
+    order = np.argsort(-products, kind="mergesort")[:k]  # stable: ties by row
+    return found[order].astype(np.int32), products[order]
+
+
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def _products(
-    factors: NDArray[np.float32], rows: NDArray[np.intp], vector: NDArray[np.float32]
+    factors: NDArray[np.float32], rows: NDArray[np.int64], vector: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Inner products of these rows with a vector, without a copy of them."""
     products = np.empty(len(rows), np.float32)
@@ -141,10 +156,20 @@ def build(factors: NDArray[np.float32], config: IndexConfig, seed: int) -> Index
     """An index of the configured kind; the same for the same factors and seed."""
     if config.kind == "exact" or (config.kind == "auto" and len(factors) <= config.exact_items):
         return Index(factors)
+    if config.kind != "auto":
+        return _searching(_filled(factors, config, config.kind, seed), config, seed)
+    index = _searching(_filled(factors, config, "ivf", seed), config, seed)
+    if measured_recall(index, config, seed) >= config.recall_target:
+        return index
+    return _searching(_filled(factors, config, "hnsw", seed), config, seed)
+
+
+def _filled(factors: NDArray[np.float32], config: IndexConfig, kind: str, seed: int) -> Index:
     with _one_thread():
-        approximate = _empty(factors, config)
+        approximate = _empty(factors, config, kind)
         if isinstance(approximate, faiss.IndexIVF):
             approximate.cp.seed = seed
+            approximate.cp.max_points_per_centroid = FOR_A_CENTRE
         if isinstance(approximate, faiss.IndexIVFPQ):
             approximate.pq.cp.seed = seed
         if not approximate.is_trained:
@@ -153,20 +178,47 @@ def build(factors: NDArray[np.float32], config: IndexConfig, seed: int) -> Index
     return Index(factors, approximate)
 
 
+def _searching(index: Index, config: IndexConfig, seed: int) -> Index:
+    """The index, looking at as much as is configured; else at STEP times as much, and so on, until
+    it finds enough."""
+    of: Any = index.approximate
+    if isinstance(of, faiss.IndexIVF):
+        name, given, least, most = "nprobe", config.ivf_probes, PROBES[0], PROBES[1]
+        most = min(most, of.nlist)
+    elif isinstance(of, faiss.IndexHNSW):
+        of, name, given, (least, most) = of.hnsw, "efSearch", config.hnsw_search, CANDIDATES
+    else:
+        return index
+    setattr(of, name, given or min(least, most))
+    if not given:
+        queries, exact = _sampled(index, config, seed)
+        while getattr(of, name) < most and _recall(index, queries, exact) < config.recall_target:
+            setattr(of, name, min(most, round(STEP * getattr(of, name))))
+    return index
+
+
 def measured_recall(index: Index, config: IndexConfig, seed: int) -> float:
     """Share of the exact top ``recall_at`` that the index finds, over sampled item vectors."""
-    if index.approximate is None:
-        return 1.0
+    return 1.0 if index.approximate is None else _recall(index, *_sampled(index, config, seed))
+
+
+def _sampled(
+    index: Index, config: IndexConfig, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Vectors of some items, and the rows that are nearest to each."""
     rng = np.random.default_rng(seed)
     count = min(config.recall_queries, len(index.factors))
     queries = index.factors[np.sort(rng.choice(len(index.factors), count, replace=False))]
     depth = min(config.recall_at, len(index.factors))
-    _, exact = faiss.knn(queries, index.factors, depth, metric=faiss.METRIC_INNER_PRODUCT)
-    _, found = index.approximate.search(queries, depth)
-    return (
-        float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(exact, found, strict=True)]))
-        / depth
-    )
+    _, rows = faiss.knn(queries, index.factors, depth, metric=faiss.METRIC_INNER_PRODUCT)
+    return queries, rows
+
+
+def _recall(index: Index, queries: NDArray[np.float32], exact: NDArray[np.int64]) -> float:
+    depth = exact.shape[1]
+    found = [index.search(query, depth)[0] for query in queries]
+    both = zip(found, exact, strict=True)
+    return float(np.mean([len(np.intersect1d(a, b)) / depth for a, b in both]))
 
 
 def description(index: Index) -> str:
@@ -195,29 +247,27 @@ def load(factors: NDArray[np.float32], path: Path) -> Index:
     return Index(factors, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
 
 
-def _empty(factors: NDArray[np.float32], config: IndexConfig) -> Any:
-    items, d = factors.shape
-    if config.kind == "hnsw":
-        graph = faiss.IndexHNSWFlat(d, config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
+def _empty(factors: NDArray[np.float32], config: IndexConfig, kind: str) -> Any:
+    (items, d), metric = factors.shape, faiss.METRIC_INNER_PRODUCT
+    codes = faiss.ScalarQuantizer.QT_8bit
+    if kind == "hnsw":
+        graph = faiss.IndexHNSWSQ(d, codes, config.hnsw_links, metric)  # type: ignore[arg-type]  # its stubs
         graph.hnsw.efConstruction = config.hnsw_build
-        graph.hnsw.efSearch = config.hnsw_search
         return graph
-    if config.kind == "sq8":
-        kind = faiss.ScalarQuantizer.QT_8bit
-        return faiss.IndexScalarQuantizer(d, kind, faiss.METRIC_INNER_PRODUCT)
-    if config.kind == "ivfpq" and items < 256:
+    if kind == "sq8":
+        return faiss.IndexScalarQuantizer(d, codes, metric)
+    if kind == "ivfpq" and items < 256:
         raise ConfigError(
             f"index.kind: ivfpq needs 256 items or more, the log has {items}: use exact"
         )
     # FAISS wants 39 vectors for each centre.
-    lists = config.ivf_lists or max(1, min(int(config.ivf_density * items**0.5), items // 39))
+    lists = config.ivf_lists or max(1, min(int(items**0.6), items // 39))
     centres = faiss.IndexFlatIP(d)
-    if config.kind == "ivfpq":
+    if kind == "ivfpq":
         parts = next(m for m in range(min(config.pq_subvectors, d), 0, -1) if d % m == 0)
-        ivf: Any = faiss.IndexIVFPQ(centres, d, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
-    else:
-        ivf = faiss.IndexIVFFlat(centres, d, lists, faiss.METRIC_INNER_PRODUCT)
-    ivf.nprobe = config.ivf_probes
+        return faiss.IndexIVFPQ(centres, d, lists, parts, 8, metric)
+    ivf = faiss.IndexIVFScalarQuantizer(centres, d, lists, codes, metric)
+    ivf.by_residual = False  # codes of the vectors themselves: nothing is added list by list
     return ivf
 
 
