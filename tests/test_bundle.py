@@ -195,7 +195,10 @@ for k in range(50):
         os._exit(0)
     time.sleep(rng.uniform(0, 1.3 * span))
     os.kill(child, signal.SIGKILL)
-    interrupted += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    interrupted += killed
+    if not killed:
+        span *= 0.8  # the machine has become faster
     active = registry.load().version
     assert active in (old, new.version), (active, old, new.version)
 registry.publish(pair[0])
