@@ -30,7 +30,7 @@ def run(
     """
     if arguments.threads < 0:
         raise InputError(f"--threads: must be 1 or more, or 0 for all cores: {arguments.threads}")
-    start, threads = perf_counter(), arguments.threads or len(os.sched_getaffinity(0))
+    start, threads = perf_counter(), arguments.threads or _cores()
     order = _order(arguments, items)
     batch = order.batch()
     named, known = _named(batch, arguments.users), len(batch.bundle.users)
@@ -104,7 +104,14 @@ def _tell(summary: dict[str, Any], console: Console) -> None:
     )
     if strangers := summary["tiers"].get("popular", 0):
         console.print(
-            f"[yellow]{strangers:,} users the bundle does not know: they got popular items, "
-            "tier popular[/]",
+            f"[yellow]{strangers:,} of these users are not known to the bundle: they got popular "
+            "items, tier popular[/]",
             highlight=False,
         )
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

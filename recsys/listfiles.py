@@ -37,6 +37,7 @@ class ListFile:
             self._flush()
 
     def merge(self, into: Path, metadata: Mapping[str, str]) -> None:
+        """All of them as one file, part by part."""
         self._flush()
         whole = pl.scan_parquet(self._parts, glob=False)
         whole.sink_parquet(into, row_group_size=ROWS, metadata=dict(metadata))

@@ -79,7 +79,7 @@ def test_users_of_a_file_known_or_not(
         told = ["--out", str(out), "--data-dir", str(trained), "--threads", "1"]
         assert main(["recommend", "--users", file, *told, *source]) == 0
         said = " ".join(capsys.readouterr().err.split())
-        assert "1 users the bundle does not know: they got popular items" in said
+        assert "1 of these users are not known to the bundle: they got popular items" in said
         frame = pl.read_parquet(out)
         assert frame["user_id"].unique(maintain_order=True).to_list() == ["u5", "stranger", "u2"]
         tiers = frame.group_by("user_id", maintain_order=True).agg(pl.col("tier").unique())
