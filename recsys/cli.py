@@ -228,6 +228,15 @@ def tune(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def recommend(arguments: argparse.Namespace) -> int:
+    """`recsys recommend`: lists for all users, or those of a file -> one Parquet file."""
+    from recsys.batch_command import run
+
+    summary = run(arguments, _item_files(arguments), progress_bars(), console)
+    _print_json(arguments, summary)
+    return OK
+
+
 def bundles(arguments: argparse.Namespace) -> int:
     """`recsys bundles`: list, show, compare, activate, roll back and prune what was trained."""
     from recsys.bundle_commands import run
@@ -401,6 +410,37 @@ def _parser() -> argparse.ArgumentParser:
     _add_log_options(sub)
     _add_data_dir(sub)
 
+    example = "recsys recommend --users all --out recs.parquet"
+    sub = _command(commands, "recommend", recommend, example)
+    sub.add_argument(
+        "--users",
+        required=True,
+        metavar="FILE|all",
+        help="all that the bundle knows, or those of a file: a text with one id a line, or a .csv "
+        "or .parquet with a column user_id; users not known get popular items",
+    )
+    sub.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="OUT.parquet",
+        help="a row an item: user_id, rank, item_id, score, reason, tier; there once it is whole",
+    )
+    sub.add_argument("--n", type=int, default=20, help="items of a list (20)")
+    sub.add_argument("--placement", default="default", help="a placement of the configuration")
+    sub.add_argument(
+        "--source",
+        default="",
+        help="rank by one source alone, in the place of what the placement ranks by; embedding is "
+        "the fast one",
+    )
+    sub.add_argument("--bundle", help="a version (default: the active one)")
+    sub.add_argument(
+        "--threads", type=int, default=0, help="how many work at a time (default: all cores)"
+    )
+    _add_items(sub)
+    _add_data_dir(sub)
+
     sub = _command(commands, "serve", serve, "recsys serve --data-dir data --port 8000")
     _add_data_dir(sub)
     sub.add_argument("--host", default="127.0.0.1")
@@ -542,6 +582,16 @@ def _add_aim(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--placement", default="default", help="a placement of the configuration")
 
 
+def _add_items(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--items",
+        nargs="+",
+        metavar="FILE",
+        help="what the shop says of its items: .ndjson, .csv or .parquet (default: items.ndjson of "
+        "the data dir, where recsys stream has written it)",
+    )
+
+
 def _add_log_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--config", type=Path, help="recsys.toml")
     sub.add_argument(
@@ -551,13 +601,7 @@ def _add_log_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--max-bad", type=float, default=0.01, help="share of bad rows at which to stop (0.01)"
     )
-    sub.add_argument(
-        "--items",
-        nargs="+",
-        metavar="FILE",
-        help="what the shop says of its items: .ndjson, .csv or .parquet (default: items.ndjson of "
-        "the data dir, where recsys stream has written it)",
-    )
+    _add_items(sub)
     sub.add_argument(
         "--rejects",
         type=Path,

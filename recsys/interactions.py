@@ -113,6 +113,20 @@ class History:
         """The entries of one user row; none for -1."""
         return slice(int(self.indptr[user]), int(self.indptr[user + 1])) if user >= 0 else slice(0)
 
+    def of_all(
+        self, users: Rows, most: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The entries of many user rows, of each the ``most`` latest; none for -1.
+
+        Returns starts, int64 [users + 1], into the entries, int64.
+        """
+        first = self.indptr[users]
+        counts = np.where(users >= 0, self.indptr[users + 1] - first, 0)
+        if most is not None:
+            counts = np.minimum(counts, most)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        return starts, np.arange(starts[-1]) + np.repeat(first - starts[:-1], counts)
+
 
 @dataclass(frozen=True)
 class Sequences:

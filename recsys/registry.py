@@ -72,6 +72,10 @@ class Registry:
 
     def load(self, version: str | None = None) -> Bundle:
         """Load a version, by default the active one. Raises RegistryError or BundleError."""
+        return bundles.load(self.folder(version))
+
+    def folder(self, version: str | None = None) -> Path:
+        """Where a version lies, by default the active one. Raises RegistryError."""
         version = version or self.active()
         if version is None:
             raise RegistryError(
@@ -81,7 +85,7 @@ class Registry:
         folder = self.path / version
         if not folder.is_dir():
             raise RegistryError(self._no_bundle(version))
-        return bundles.load(folder)
+        return folder
 
     def publish(self, bundle: Bundle, verdict: Mapping[str, Any] | None = None) -> str:
         """Write a bundle and make it the active one; returns its version.

@@ -12,7 +12,7 @@ from recsys.aggregates import Aggregates, ranking_by
 from recsys.bundle import Bundle
 from recsys.config import Aggregate, RetrievalConfig
 from recsys.models import item_knn, session_embedding, session_knn, transitions
-from recsys.models.embedding import fold_in
+from recsys.models.embedding import fold_in, fold_in_all
 from recsys.session import Session
 from recsys.unseen import Unseen
 
@@ -374,6 +374,19 @@ def joint_fold_in(bundle: Bundle, who: Profile) -> Floats:
     confidence = np.concatenate([who.live[1], who.past[1] * np.float32(config.history_weight)])
     rows, confidence = merge((rows, confidence), NOTHING)
     return fold_in(bundle.embedding, rows, confidence * np.float32(config.alpha))
+
+
+def fold_in_users(bundle: Bundle, users: Rows, projected: Floats) -> Floats:
+    """What :func:`joint_fold_in` gives for known users without a session, float32 [users, d].
+
+    users: their rows. projected: of the bundle's embedding, see `recsys.models.embedding`.
+    """
+    config = bundle.config.embedding
+    starts, entries = bundle.history.of_all(users, config.history_items)
+    weights = np.log1p(bundle.history.weights[entries]) * np.float32(config.history_weight)
+    confidence = weights * np.float32(config.alpha)
+    rows = bundle.history.items[entries]
+    return fold_in_all(bundle.embedding, projected, starts, rows, confidence)
 
 
 def _known(rows: Rows, weights: Floats) -> Scored:

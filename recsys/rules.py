@@ -19,21 +19,28 @@ def excluded(
     named: tuple[str, ...],
 ) -> NDArray[np.int32]:
     """Rows that are out, ascending: named in the request, refused, bought, or by the placement."""
-    leaves_out_bought = _leaves_out_bought(bundle, placement)
     out = excluded_ids(bundle, session, placement, named)
-    of_history = user >= 0 and (leaves_out_bought or placement.exclude_seen)
-    if not out and not of_history:
+    past = bundle.history.of(user)
+    barred = out_of_history(bundle, placement, past) if user >= 0 else None
+    if not out and barred is None:
         return NO_ROWS
     # Plain sets: they are small, and numpy's would cost more than all the rest.
     rows = set(bundle.items.rows(list(out)).tolist()) if out else set()
-    if of_history:
-        entries = bundle.history.of(user)
-        items = bundle.history.items[entries]
-        if not placement.exclude_seen:
-            items = items[bundle.history.bought[entries]]
-        rows.update(items.tolist())
+    if barred is not None:
+        rows.update(bundle.history.items[past][barred].tolist())
     rows.discard(-1)
     return np.array(sorted(rows), dtype=np.int32)
+
+
+def out_of_history(
+    bundle: Bundle, placement: Placement, entries: slice | NDArray[np.int64]
+) -> Mask | None:
+    """Which entries of the bundle's history are of items that their user's list may not hold, bool
+    [entries]; ``None`` where none is."""
+    bought: Mask = bundle.history.bought[entries]
+    if placement.exclude_seen:
+        return np.ones(len(bought), dtype=np.bool_)
+    return bought if _leaves_out_bought(bundle, placement) else None
 
 
 def excluded_ids(

@@ -58,8 +58,10 @@ def test_every_placement_is_explained() -> None:
 
 
 def test_your_own_log_in_four_commands(log: Path) -> None:
-    """evaluate, tune, train and serve run as they stand, and the curl lines get their answers."""
-    evaluate, tune, train, serve, again = (shlex.split(line)[1:] for line in commands("recsys "))
+    """evaluate, tune, train and serve run as they stand, the curl lines get their answers, and
+    everybody a list."""
+    words = [shlex.split(line)[1:] for line in commands("recsys ")]
+    evaluate, tune, train, serve, again, recommend = words
     assert main(evaluate) == 0
     tune[tune.index("30")] = "0.05"
     assert main(tune) == 0
@@ -83,6 +85,8 @@ def test_your_own_log_in_four_commands(log: Path) -> None:
     finally:
         server.terminate()
         server.wait(20)
+    assert main(recommend) == 0
+    assert Path("recs.parquet").exists()
     assert again[:2] == ["train", "data/events"]
     assert main(again) == 0
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -85,3 +86,53 @@ def fold_in(
     system.flat[:: len(rows) + 1] += 1.0
     solution: NDArray[np.float32] = np.linalg.solve(system, confidence) @ projected
     return solution.astype(np.float32, copy=False)
+
+
+def projected(embedding: Embedding) -> NDArray[np.float32]:
+    """What :func:`fold_in_all` needs of all items, float32 [items, d]; empty for svd."""
+    if len(embedding.shares):
+        return embedding.item_factors[:0]
+    return embedding.item_factors @ embedding.projector
+
+
+def fold_in_all(
+    embedding: Embedding,
+    projected: NDArray[np.float32],
+    starts: NDArray[np.int64],
+    rows: NDArray[np.int32],
+    confidence: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """What :func:`fold_in` gives for many visitors, float32 [visitors, d], up to rounding.
+
+    projected: see :func:`projected`. starts: int64 [visitors + 1], into rows and confidence.
+    """
+    factors = embedding.item_factors
+    if len(embedding.shares):
+        weights = (confidence * embedding.shares[rows]).astype(np.float32, copy=False)
+        shape = len(starts) - 1, len(factors)
+        found: NDArray[np.float32] = sparse.csr_matrix((weights, rows, starts), shape) @ factors
+        return found
+    vectors = np.zeros((len(starts) - 1, factors.shape[1]), dtype=np.float32)
+    _solve_each(factors, projected, starts, rows, confidence, vectors)
+    return vectors
+
+
+@njit(cache=True, nogil=True)
+def _solve_each(
+    factors: NDArray[np.float32],
+    projected: NDArray[np.float32],
+    starts: NDArray[np.int64],
+    rows: NDArray[np.int32],
+    confidence: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+) -> None:
+    for k in range(len(vectors)):
+        own = rows[starts[k] : starts[k + 1]]
+        if len(own):
+            weights = confidence[starts[k] : starts[k + 1]]
+            near = projected[own]
+            system = np.dot(near, factors[own].T)
+            for i in range(len(own)):
+                system[i] *= weights[i] - np.float32(1)
+                system[i, i] += np.float32(1)
+            vectors[k] = np.dot(np.linalg.solve(system, weights), near)

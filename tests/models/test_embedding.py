@@ -113,3 +113,21 @@ def test_epochs_are_the_models_own_unless_given() -> None:
     assert EmbeddingConfig(model="als").epochs == 15
     assert EmbeddingConfig(model="svd").epochs == 4
     assert EmbeddingConfig(model="svd", epochs=2).epochs == 2
+
+
+@pytest.mark.parametrize("model", list(embedding.MODELS))
+def test_many_are_folded_in_as_each_alone(model: str) -> None:
+    """Up to rounding; whoever has no history is nowhere."""
+    rng = np.random.default_rng(6)
+    matrix = sparse.random(30, 25, 0.2, "csr", np.float32, rng=rng)
+    config = EmbeddingConfig(model=model, embedding_size=6, epochs=2)
+    fitted = embedding.fit(matrix, config, seed=1, threads=1)
+    histories = [rng.permutation(25)[:n].astype(np.int32) for n in (3, 0, 1, 20)]
+    weights = [rng.exponential(9, len(rows)).astype(np.float32) for rows in histories]
+    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in histories])])
+    projected, given = embedding.projected(fitted), map(np.concatenate, (histories, weights))
+    together = embedding.fold_in_all(fitted, projected, starts, *given)
+    alone = [
+        embedding.fold_in(fitted, rows, some) for rows, some in zip(histories, weights, strict=True)
+    ]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
