@@ -12,6 +12,7 @@ from api import errors, openapi
 from api.admission import Admission
 from api.engine import Engine
 from api.routes import events, health, items, recommendations, sessions, trending
+from api.routes.direct import Direct
 from api.settings import Settings, from_environment
 from api.telemetry import Telemetry
 from recsys.registry import Registry
@@ -47,6 +48,10 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
     app.add_middleware(Admission, longest=settings.max_wait)
     errors.install(app)
     openapi.install(app)
+    app.router.routes += [
+        Direct("/v1/events", events.record_events, methods=["POST"]),
+        Direct("/v1/recommendations", recommendations.post_recommendations, methods=["POST"]),
+    ]
     for routes in (events, recommendations, items, trending, sessions, health):
         app.include_router(routes.router)
     return app
