@@ -137,11 +137,21 @@ def _turned(vectors: Floats, copies: int, rng: np.random.Generator) -> Floats:
 
 
 def _neighbours(model: ItemKnn, kept: int, copies: int, items: int) -> ItemKnn:
-    theirs = model.neighbours[:kept].astype(np.int64)
-    near = np.where(theirs < 0, -1, theirs * copies)[:, None] + np.arange(copies)[:, None]
-    near[np.repeat(theirs[:, None] < 0, copies, axis=1)] = -1
-    near = near.reshape(kept * copies, -1)[:items]
-    alike = np.repeat(model.similarities[:kept], copies, axis=0)[:items].copy()
-    gone = (near < 0) | (near >= items)
-    near[gone], alike[gone] = -1, 0
-    return ItemKnn(near.astype(np.int32), alike)
+    """Those of each copy, in it."""
+    end = int(model.starts[kept])
+    of = np.repeat(np.arange(kept), np.diff(model.starts[: kept + 1]))
+    near = model.neighbours[:end].astype(np.int64)
+    found, rows, alike = [], [], []
+    for copy in range(copies):
+        inside = (near < kept) & (near * copies + copy < items) & (of * copies + copy < items)
+        rows.append(of[inside] * copies + copy)
+        found.append(near[inside] * copies + copy)
+        alike.append(model.similarities[:end][inside])
+    row = np.concatenate(rows)
+    order = np.argsort(row, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=items))])
+    return ItemKnn(
+        starts.astype(np.int64),
+        np.concatenate(found)[order].astype(np.int32),
+        np.concatenate(alike)[order],
+    )

@@ -93,8 +93,8 @@ def step(bundle: Bundle, popular: Milliseconds, last: int, rng: np.random.Genera
     popular: float64 [items], how often items are touched, summed up. last: -1 at the beginning.
     """
     if last >= 0 and rng.random() < FOLLOWING:
-        following = bundle.transitions.neighbours[last, :NEXT]
-        following = following[following >= 0]
+        first, end = bundle.transitions.starts[last : last + 2].tolist()
+        following = bundle.transitions.neighbours[first : min(end, first + NEXT)]
         if len(following):
             return int(rng.choice(following))
     return int(np.searchsorted(popular, rng.random() * popular[-1]))

@@ -51,6 +51,7 @@ def basket_columns(
     history: Rows,
     history_weights: Floats,
     history_sessions: int,
+    firsts: Longs,
     neighbours: Rows,
     similarities: Floats,
     vectors: Floats,
@@ -73,7 +74,7 @@ def basket_columns(
     if len(live):
         ones = np.ones(len(live), np.float32)
         whole = basket[0:4]
-        _near(whole[1:4], neighbours, similarities, live, ones, keys, at)
+        _near(whole[1:4], firsts, neighbours, similarities, live, ones, keys, at)
         whole[0] = whole[1] / max(whole[1].max(), np.float32(1e-9))
         whole[1:3] /= np.float32(len(live))
         votes = basket[4]
@@ -101,7 +102,7 @@ def basket_columns(
                 basket[5, n] = np.dot(vectors[rows[n]], total) / np.float32(len(live))
     if len(past):
         near = np.zeros((3, len(rows)), np.float32)
-        _near(near, neighbours, similarities, past, past_weights, keys, at)
+        _near(near, firsts, neighbours, similarities, past, past_weights, keys, at)
         basket[6] = near[0] / past_weights.sum()
         basket[7] = near[1] / np.float32(len(past))
     for k in range(len(past)):
@@ -125,6 +126,7 @@ def basket_columns(
 @njit(cache=True, nogil=True)
 def _near(
     out: Floats,
+    firsts: Longs,
     neighbours: Rows,
     similarities: Floats,
     items: Rows,
@@ -138,13 +140,11 @@ def _near(
     keys, at: of `slots`.
     """
     for k in range(len(items)):
-        for j in range(neighbours.shape[1]):
-            near = neighbours[items[k], j]
-            if near < 0:
-                break
+        for j in range(firsts[items[k]], firsts[items[k] + 1]):
+            near = neighbours[j]
             found = slot(keys, near)
             if keys[found] == near:
-                similarity = similarities[items[k], j]
+                similarity = similarities[j]
                 out[0, at[found]] += weights[k] * similarity
                 out[1, at[found]] += 1
                 out[2, at[found]] = max(out[2, at[found]], similarity)

@@ -65,6 +65,7 @@ def columns_of(
     distinct: int,
     vectors: Floats,
     taste: Floats,
+    firsts: Longs,
     neighbours: Rows,
     shares: Floats,
     trail: Rows,
@@ -79,7 +80,7 @@ def columns_of(
     recent = sequence[:LOOK_BACK]
     keys, at = slots(rows)
     cosines(columns[0:4], vectors, rows, recent, taste)
-    _links(columns[4:7], neighbours, shares, recent, keys, at)
+    _links(columns[4:7], firsts, neighbours, shares, recent, keys, at)
     if len(sequence):
         continuations.count(
             columns[7:13], trail, starts, places, sequence, rows, keys, at, context, decay
@@ -136,22 +137,26 @@ def cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Float
 
 @njit(cache=True, nogil=True)
 def _links(
-    out: Floats, neighbours: Rows, shares: Floats, recent: Rows, keys: Rows, at: Rows
+    out: Floats,
+    firsts: Longs,
+    neighbours: Rows,
+    shares: Floats,
+    recent: Rows,
+    keys: Rows,
+    at: Rows,
 ) -> None:
     """Share last -> row, second last -> row, and how many recent items lead to row.
 
     keys, at: of `slots`.
     """
     for place in range(len(recent)):
-        for j in range(neighbours.shape[1]):
-            near = neighbours[recent[place], j]
-            if near < 0:
-                break
+        for j in range(firsts[recent[place]], firsts[recent[place] + 1]):
+            near = neighbours[j]
             found = slot(keys, near)
             if keys[found] == near:
                 out[2, at[found]] += 1
                 if place < 2:
-                    out[place, at[found]] = shares[recent[place], j]
+                    out[place, at[found]] = shares[j]
 
 
 @njit(cache=True, nogil=True)

@@ -261,7 +261,7 @@ def fit_yardsticks(past: Log, config: Config, placement: str) -> Bundle:
         history=data.history,
         popularity=popularity.fit(data.sequences, data.strangers, data.popularity),
         embedding=embedding.Embedding(zeros, np.zeros((0, 0), dtype=np.float32), embedding.NONE),
-        item_knn=item_knn.ItemKnn(np.full((items, 1), -1, dtype=np.int32), zeros),
+        item_knn=item_knn.ItemKnn(np.zeros(items + 1, np.int64), nothing.items, zeros[:0, 0]),
         transitions=transitions.fit(nothing, items, config.transitions),
         continuations=continuations.fit(nothing, items, config.continuations),
         session_knn=session_knn.fit(data.sequences, items, config.session_knn),

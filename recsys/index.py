@@ -17,8 +17,10 @@ SPARE = 1.25
 # What is looked at in one search: lists of ivf, candidates of hnsw; from, and up to, so many.
 PROBES, CANDIDATES, STEP = (4, 64), (64, 512), 1.4
 FOR_A_CENTRE = 64  # vectors that k-means looks at
-# Allowed items up to which each is looked at: as fast as the approximate kinds, and exact.
-FEW = 3_000
+# Allowed items up to which each is looked at: as fast as the approximate kinds, and exact. Of hnsw,
+# which comes by many that are not allowed, so many for each candidate that it would look at.
+FEW, FOR_A_CANDIDATE = 3_000, 40
+TINY = 1e-9
 
 
 class Index:
@@ -54,11 +56,12 @@ class Index:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         count = int(np.count_nonzero(allowed))
         k = min(k, count)
-        if self.approximate is not None and count > FEW:
+        share = count / len(allowed)
+        if self.approximate is not None and count > _few(self.approximate, share):
             query = np.ascontiguousarray(vector, dtype=np.float32)[None, :]
             bits = np.packbits(allowed, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-            params = _parameters(self.approximate, selector, count / len(allowed))
+            params = _parameters(self.approximate, selector, share)
             _, rows = self.approximate.search(query, min(count, _more(k)), params=params)
             if (rows[0] >= 0).all():  # else what it looked at held too few
                 return self._best(vector, rows[0], k)
@@ -116,6 +119,13 @@ def _products(
             total += factors[rows[k], j] * vector[j]
         products[k] = total
     return products
+
+
+def _few(approximate: Any, share: float) -> float:
+    """Allowed items up to which each is looked at; share: they are of all."""
+    if isinstance(approximate, faiss.IndexHNSW):
+        return max(FEW, FOR_A_CANDIDATE * approximate.hnsw.efSearch / max(share, TINY))
+    return FEW
 
 
 def _parameters(approximate: Any, selector: Any, share: float) -> Any:

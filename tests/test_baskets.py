@@ -50,10 +50,9 @@ def test_the_whole_session_is_told_as_a_plain_search_tells_it(shop: Bundle) -> N
     table = ranking.feature_table(shop, who, candidates)
     told = dict(zip(shop.facts.features, table, strict=True))
     near = np.zeros((len(shop.items),) * 2)
-    for item, (others, values) in enumerate(
-        zip(shop.item_knn.neighbours, shop.item_knn.similarities, strict=True)
-    ):
-        near[item, others[others >= 0]] = values[others >= 0]
+    knn = shop.item_knn
+    for item, (first, end) in enumerate(itertools.pairwise(knn.starts.tolist())):
+        near[item, knn.neighbours[first:end]] = knn.similarities[first:end]
     of_past, weights = near[who.past[0]][:, rows], who.past[1]
     np.testing.assert_allclose(told["past_knn"], weights @ of_past / weights.sum(), rtol=1e-5)
     np.testing.assert_allclose(told["past_links"], (of_past > 0).mean(axis=0), rtol=1e-5)

@@ -74,13 +74,14 @@ def test_links_are_those_in_the_table(kept: int) -> None:
     config = TransitionsConfig(neighbours=kept, window=2)
     table = transitions.fit(sequences, 30, config)
     dense = np.zeros((30, 30), dtype=np.float32)
-    for row, (near, shares) in enumerate(zip(table.neighbours, table.shares, strict=True)):
-        dense[row, near[near >= 0]] = shares[near >= 0]
+    for row, (first, end) in enumerate(itertools.pairwise(table.starts.tolist())):
+        dense[row, table.neighbours[first:end]] = table.shares[first:end]
     for last, second in itertools.product(range(30), repeat=2):
         rows = np.sort(rng.choice(30, 12, replace=False)).astype(np.int32)
         links = np.zeros((3, len(rows)), dtype=np.float32)
         recent = np.array([last, second], dtype=np.int32)
-        columns._links(links, table.neighbours, table.shares, recent, *columns.slots(rows))
+        links_of = table.starts, table.neighbours, table.shares
+        columns._links(links, *links_of, recent, *columns.slots(rows))
         np.testing.assert_array_equal(links[0], dense[last, rows])
         np.testing.assert_array_equal(links[1], dense[second, rows])
         np.testing.assert_array_equal(links[2], (dense[[last, second]][:, rows] > 0).sum(axis=0))

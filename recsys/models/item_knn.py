@@ -15,8 +15,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ItemKnn:
-    """neighbours: int32 [items, k], -1 where there are fewer. similarities: float32 [items, k]."""
+    """starts: int64 [items + 1] into neighbours: int32, the nearest first, and similarities:
+    float32."""
 
+    starts: NDArray[np.int64]
     neighbours: NDArray[np.int32]
     similarities: NDArray[np.float32]
 
@@ -51,7 +53,7 @@ def fit(
 def propose(model: ItemKnn, rows: Rows, weights: Floats, k: int) -> tuple[Rows, Floats]:
     """The k nearest rows to weighted ones: sum of weight * similarity over sum of weights."""
     total = np.float32(weights.sum()) if len(weights) else np.float32(1)
-    return vote(model.neighbours, model.similarities, rows, weights / total, k)
+    return vote(model.starts, model.neighbours, model.similarities, rows, weights / total, k)
 
 
 def _table(
@@ -63,11 +65,9 @@ def _table(
 ) -> ItemKnn:
     order = np.lexsort((col, -data, row))
     row, col, data = row[order], col[order], data[order]
-    starts = np.searchsorted(row, np.arange(items))
-    rank = np.arange(len(row)) - starts[row]
-    keep = rank < k
-    neighbours = np.full((items, k), -1, dtype=np.int32)
-    similarities = np.zeros((items, k), dtype=np.float32)
-    neighbours[row[keep], rank[keep]] = col[keep]
-    similarities[row[keep], rank[keep]] = data[keep]
-    return ItemKnn(neighbours, similarities)
+    first = np.searchsorted(row, np.arange(items))
+    kept = np.arange(len(row)) - first[row] < k
+    starts = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=items))])
+    return ItemKnn(
+        starts.astype(np.int64), col[kept].astype(np.int32), data[kept].astype(np.float32)
+    )

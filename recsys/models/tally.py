@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Longs = NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True)
@@ -73,28 +74,29 @@ def best(rows: Rows, scores: Floats, k: int) -> tuple[Rows, Floats]:
 
 @njit(cache=True, nogil=True)
 def vote(
-    neighbours: Rows, values: Floats, rows: Rows, weights: Floats, k: int
+    starts: Longs, neighbours: Rows, values: Floats, rows: Rows, weights: Floats, k: int
 ) -> tuple[Rows, Floats]:
     """The k best rows by the sum of weight * value over the neighbours of weighted rows.
 
-    neighbours: int32 [items, width], -1 from where there are fewer. values: float32, likewise.
+    starts: int64 [items + 1], where the neighbours of each item begin in neighbours, int32, and
+    values, float32.
     """
-    count, width = neighbours.shape
-    keys = np.full(room(count, len(rows) * width), -1, np.int32)
+    count, entries = len(starts) - 1, 0
+    for row in rows:
+        entries += starts[row + 1] - starts[row]
+    keys = np.full(room(count, entries), -1, np.int32)
     totals = np.zeros(len(keys), np.float32)
-    used = np.empty(min(count, len(rows) * width), np.int32)
+    used = np.empty(min(count, entries), np.int32)
     n = 0
     for voter in range(len(rows)):
-        for j in range(width):
-            near = neighbours[rows[voter], j]
-            if near < 0:
-                break
+        for j in range(starts[rows[voter]], starts[rows[voter] + 1]):
+            near = neighbours[j]
             at = find(keys, near, count)
             if keys[at] == -1:
                 keys[at] = near
                 used[n] = at
                 n += 1
-            totals[at] += weights[voter] * values[rows[voter], j]
+            totals[at] += weights[voter] * values[j]
     return best(keys[used[:n]], totals[used[:n]], k)
 
 

@@ -16,19 +16,22 @@ from recsys.models.tally import best, vote
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """neighbours: int32 [items, k], -1 where fewer. shares: float32 [items, k], of all it has."""
+    """starts: int64 [items + 1] into neighbours: int32, the best first, and shares: float32, of all
+    that the item has."""
 
+    starts: Longs
     neighbours: Rows
     shares: Floats
 
 
 def fit(sequences: Sequences, items: int, config: TransitionsConfig) -> Transitions:
     """The strongest transitions of each item, as shares of all its transitions, descending."""
-    neighbours, shares = _fit(
+    found = _fit(
         sequences.indptr,
         sequences.items,
         items,
@@ -38,7 +41,7 @@ def fit(sequences: Sequences, items: int, config: TransitionsConfig) -> Transiti
         config.age_decay,
         config.neighbours,
     )
-    return Transitions(neighbours, shares)
+    return Transitions(*found)
 
 
 def propose(
@@ -47,7 +50,7 @@ def propose(
     """The k likeliest rows after a sequence (newest first): shares summed, older items less."""
     recent = sequence[: config.last_items]
     weights = np.float32(config.decay) ** np.arange(len(recent), dtype=np.float32)
-    return vote(model.neighbours, model.shares, recent, weights, k)
+    return vote(model.starts, model.neighbours, model.shares, recent, weights, k)
 
 
 @njit(cache=True, nogil=True)
@@ -60,7 +63,7 @@ def _fit(
     backward: float,
     age_decay: float,
     width: int,
-) -> tuple[Rows, Floats]:
+) -> tuple[Longs, Rows, Floats]:
     sessions = len(indptr) - 1
     pairs = np.zeros(count + 1, np.int64)
     for s in range(sessions):
@@ -82,10 +85,14 @@ def _fit(
                 fill[items[p]] += 1
                 other[at] = items[q]
                 weight[at] = factor if q > p else factor * backward
-    neighbours = np.full((count, width), -1, np.int32)
-    shares = np.zeros((count, width), np.float32)
+    room = 0
+    for item in range(count):
+        room += min(width, start[item + 1] - start[item])
+    starts = np.zeros(count + 1, np.int64)
+    neighbours, shares = np.empty(room, np.int32), np.empty(room, np.float32)
     for item in range(count):
         a, b = start[item], start[item + 1]
+        starts[item + 1] = starts[item]
         if a == b:
             continue
         order = np.argsort(other[a:b], kind="mergesort")
@@ -98,6 +105,7 @@ def _fit(
             sums[n - 1] += weight[a + k]
             total += weight[a + k]
         top_rows, top = best(rows[:n], sums[:n], width)
-        neighbours[item, : len(top_rows)] = top_rows
-        shares[item, : len(top)] = top / total
-    return neighbours, shares
+        first, end = starts[item], starts[item] + len(top)
+        neighbours[first:end], shares[first:end] = top_rows, top / total
+        starts[item + 1] = end
+    return starts, neighbours[: starts[-1]].copy(), shares[: starts[-1]].copy()

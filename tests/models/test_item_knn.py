@@ -29,27 +29,29 @@ def test_similarities_follow_the_formula(seed: int, items: int, power: float) ->
     truth = dense.T @ (dense / lengths**0.7 * age) / np.outer(degree, degree) ** power
     np.fill_diagonal(truth, 0)
     for item in range(items):
-        kept = model.similarities[item]
-        near = model.neighbours[item]
-        expected = np.sort(truth[item])[::-1][: len(kept)]
-        np.testing.assert_allclose(kept, np.where(expected > 0, expected, 0), rtol=1e-5)
-        np.testing.assert_allclose(truth[item, near[near >= 0]], kept[near >= 0], rtol=1e-5)
+        of = slice(*model.starts[item : item + 2].tolist())
+        kept, near = model.similarities[of], model.neighbours[of]
+        expected = np.sort(truth[item])[::-1][:3]
+        np.testing.assert_allclose(kept, expected[expected > 0], rtol=1e-5)
+        np.testing.assert_allclose(truth[item, near], kept, rtol=1e-5)
 
 
 def test_without_order_all_sessions_count_alike() -> None:
     """Sessions that are not in order of time have no age."""
     board = sparse.csr_matrix(np.array([[1, 1, 0], [1, 0, 1]], dtype=np.float32))
     aged, ageless = (item_knn.fit(board, ItemKnnConfig(), 1, order) for order in (True, False))
-    assert aged.similarities[0, 0] > aged.similarities[0, 1]
-    assert aged.neighbours[0].tolist() == [2, 1]
-    assert ageless.similarities[0, 0] == ageless.similarities[0, 1]
+    assert aged.starts.tolist() == ageless.starts.tolist() == [0, 2, 3, 4]
+    assert aged.similarities[0] > aged.similarities[1]
+    assert aged.neighbours[:2].tolist() == [2, 1]
+    assert ageless.similarities[0] == ageless.similarities[1]
 
 
 def test_scores_are_weighted_means() -> None:
     """Two session items vote by their weights; nothing voted for scores zero."""
     model = item_knn.ItemKnn(
-        np.array([[2, -1], [2, 3], [0, 1], [1, -1]], dtype=np.int32),
-        np.array([[0.5, 0], [1.0, 0.4], [0.5, 1.0], [0.4, 0]], dtype=np.float32),
+        np.array([0, 1, 3, 5, 6]),
+        np.array([2, 2, 3, 0, 1, 1], dtype=np.int32),
+        np.array([0.5, 1.0, 0.4, 0.5, 1.0, 0.4], dtype=np.float32),
     )
     voters, weights = np.array([0, 1], np.int32), np.array([3.0, 1.0], np.float32)
     rows, scores = item_knn.propose(model, voters, weights, 4)

@@ -62,7 +62,9 @@ def test_votes_are_weighted_sums(others: int, seed: int) -> None:
         for neighbour, value in zip(near[voter], values[voter], strict=True):
             if neighbour >= 0:
                 truth[neighbour] += weight * value
-    found, scores = tally.vote(near, values, voters, weights, 12)
+    there = near >= 0
+    starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    found, scores = tally.vote(starts, near[there], values[there], voters, weights, 12)
     np.testing.assert_allclose(scores, truth[found], rtol=1e-5)
     assert set(found.tolist()) == set(np.flatnonzero(truth).tolist())
     assert (np.diff(scores) <= 0).all()
@@ -72,9 +74,10 @@ def test_transitions_are_shares_of_distance_weighted_steps() -> None:
     """Forward steps count 1, then less with distance; backward ones less still."""
     config = TransitionsConfig(distance_decay=0.5, backward=0.1, age_decay=0.0, neighbours=5)
     model = transitions.fit(sequences([0, 1, 2], [0, 2]), 3, config)
-    assert model.neighbours[0, :2].tolist() == [2, 1]
-    np.testing.assert_allclose(model.shares[0, :2], [1.5 / 2.5, 1 / 2.5], rtol=1e-5)
-    np.testing.assert_allclose(model.shares[1, :2], [1 / 1.1, 0.1 / 1.1], rtol=1e-5)
+    assert model.starts.tolist() == [0, 2, 4, 6]
+    assert model.neighbours[:2].tolist() == [2, 1]
+    np.testing.assert_allclose(model.shares[:2], [1.5 / 2.5, 1 / 2.5], rtol=1e-5)
+    np.testing.assert_allclose(model.shares[2:4], [1 / 1.1, 0.1 / 1.1], rtol=1e-5)
     found, scores = transitions.propose(model, rows(1, 0), config, 3)
     assert found[0] == 2
     assert scores[0] == pytest.approx(1 / 1.1 + config.decay * 1.5 / 2.5, rel=1e-5)
