@@ -7,8 +7,10 @@ compared with those of another time or machine.
 """
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from api.engine import engine_of
 from api.live_check import serving
 from api.plots import latency_by_load
 from api.routes.direct import Direct
+from api.serve import APP
 from recsys import shelf as shelves
 from recsys.bundle import Bundle
 from recsys.events import InputError
@@ -71,7 +74,7 @@ def benchmark_serving(
     with Progress(console=console) as progress:
         task = progress.add_task("load", total=len(rates) + 3 + bool(overload))
         found: dict[str, Any] = {"bundle": bundle.version, "counts": bundle.facts.counts}
-        with serving(data_dir) as url:
+        with _served(bundle) as url:
             measured(url, bundle, None, warm_up, seed)
             found["rates"] = []
             for number, rate in enumerate(rates, seed + 1):
@@ -86,13 +89,13 @@ def benchmark_serving(
         if overload:
             most = found["saturated"]["per_second"]
             # As in production: a list may wait for others as long as is usual, and no longer.
-            with serving(data_dir, more={"RECSYS_MAX_WAIT": ""}) as url:
+            with _served(bundle, more={"RECSYS_MAX_WAIT": ""}) as url:
                 progress.update(task, description="too much")
                 measured(url, bundle, None, warm_up, seed)
                 found["overload"] = _overloaded(url, bundle, most, overload, seed)
                 progress.advance(task)
         size = found["lists"]["bytes"]
-        with serving(data_dir, CANNED, {CANNED_BYTES: str(size)}) as url:
+        with _served(bundle, CANNED, {CANNED_BYTES: str(size)}) as url:
             progress.update(task, description="the limit")
             measured(url, bundle, None, warm_up, seed)
             found["limit"] = _saturated(url, bundle, seconds, warm_up, seed, lists_alone=True)
@@ -101,6 +104,15 @@ def benchmark_serving(
     if plot:
         latency_by_load(found, plot)
     return found
+
+
+@contextlib.contextmanager
+def _served(bundle: Bundle, app: str = APP, more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A server on a bundle, in a folder of its own: what the load does is nobody's data."""
+    with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as name:
+        Registry(Path(name) / "bundles").publish(bundle)
+        with serving(Path(name), app, more) as url:
+            yield url
 
 
 def create_canned_app() -> FastAPI:
@@ -194,8 +206,8 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 def cpu_seconds() -> dict[str, float]:
     """CPU seconds that this process and those it started have used so far, by what they do."""
     found: dict[str, float] = {}
-    for pid, name in _processes().items():
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    for name, text in _told("stat"):
+        fields = text.rpartition(")")[2].split()
         found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / TICKS
     return found
 
@@ -203,11 +215,18 @@ def cpu_seconds() -> dict[str, float]:
 def memory() -> dict[str, float]:
     """Bytes in memory, what several share divided among them (PSS), by what processes do."""
     found: dict[str, float] = {}
-    for pid, name in _processes().items():
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    for name, text in _told("smaps_rollup"):
+        for line in text.splitlines():
             if line.startswith("Pss:"):
                 found[name] = found.get(name, 0.0) + int(line.split()[1]) * 1024
     return found
+
+
+def _told(file: str) -> Iterator[tuple[str, str]]:
+    """What the system says of each process in a file, and what the process does."""
+    for pid, name in _processes().items():
+        with contextlib.suppress(OSError):  # it has ended
+            yield name, Path(f"/proc/{pid}/{file}").read_text()
 
 
 def _processes() -> dict[int, str]:

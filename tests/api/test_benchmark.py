@@ -137,6 +137,10 @@ def test_a_bundle_is_measured(bundle: Bundle, tmp_path: Path) -> None:
         assert {"load", "workers", "reader", "redis"} <= set(found["saturated"][name])
     assert found["limit"]["bytes"] == found["lists"]["bytes"] > 500
     assert found["ratio_to_limit"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bundles",
+        "load.png",
+    ]  # no events of it
     assert (tmp_path / "load.png").stat().st_size > 10_000
     for table in benchmark.tables(found):
         console.print(table)
