@@ -6,6 +6,7 @@ Latency"). One process, which does little more than copy bytes.
 """
 
 import asyncio
+import gc
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -137,6 +138,7 @@ async def run(
     for _ in range(connections):
         _, client = await loop.create_connection(lambda: _Connection(found), host, port)
         found.free.append(client)
+    gc.disable()  # a pause of ours would count as the server's
     start = found.began = time.perf_counter()
     try:
         if begin is None:
@@ -154,6 +156,7 @@ async def run(
                     await asyncio.sleep(min(max(times[found.started] - now, 0), PACE))
             await found.done
     finally:
+        gc.enable()
         for client in found.clients:
             client.close()
         await asyncio.sleep(0)  # in which they are
