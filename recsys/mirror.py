@@ -25,7 +25,8 @@ from recsys.session import Session
 from recsys.snapshot import EMPTY, Snapshot
 from recsys.store import Changes, Chunk, Live, Store
 
-FOLLOWED = 1_000  # changes taken at a time
+FOLLOWED = 1_000  # changes that come along with a visitor at most
+AT_ONCE = 200  # else: others wait for Redis meanwhile
 ROWS = 250  # of a snapshot told at a time
 SWEPT = 200  # rows looked at at a time: others wait for Redis meanwhile
 ONLY = np.zeros(1, dtype=np.int32)  # the row of a table of one
@@ -89,10 +90,10 @@ class Mirror:
         Raises StoreUnavailable.
         """
         while True:
-            changes = await store.follow(self.place, FOLLOWED)
+            changes = await store.follow(self.place, AT_ONCE)
             if not self.apply(changes):
                 return False
-            if len(changes.entries) < FOLLOWED:
+            if len(changes.entries) < AT_ONCE:
                 return True
 
     async def sweep(self, store: Store) -> None:

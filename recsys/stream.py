@@ -42,6 +42,7 @@ logger = logging.getLogger("recsys.stream")
 
 GROUP = "lake"  # the consumer group; each partition is one consumer of it, whoever reads it
 READ = 5_000  # entries asked for at a time
+CONFIRMED = 200  # places told at a time: servers wait for Redis meanwhile
 FULL = 50_000  # entries of a partition after which they are written without waiting any longer
 PAUSE = 0.05  # seconds between looks at an empty log
 RETRY = 1.0  # seconds after a failure, or while others write all partitions
@@ -341,8 +342,8 @@ class Stream:
         self._put_into_files(number, entries, self._log)
         names = [f"{milliseconds}-{number}" for milliseconds, number in (e.place for e in entries)]
         partition.entries = []
-        for at in range(0, len(names), READ):
-            part = names[at : at + READ]
+        for at in range(0, len(names), CONFIRMED):
+            part = names[at : at + CONFIRMED]
             self._confirm(
                 keys=[log_key(self.config, "reading"), key],
                 args=[self._log, GROUP, _after(part[-1]), *part],
