@@ -19,14 +19,24 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import orjson
 
 from api.settings import from_environment
 from api.stream import stopping
-from api.supervisor import BACKLOG, END_TIMEOUT, GAVE_UP, Told, end, supervise
+from api.supervisor import (
+    BACKLOG,
+    END_TIMEOUT,
+    GAVE_UP,
+    Told,
+    begin,
+    end,
+    forked,
+    supervise,
+)
 from api.upkeep import Schedule
 from recsys.embedded import EmbeddedRedis
 from recsys.events import InputError
@@ -75,6 +85,10 @@ def serve(
         stop = stack.enter_context(stopping())
         sockets = _listen(host, port, workers, stack)
         port = sockets[0].getsockname()[1]
+        # Before any thread runs here: that of the embedded server is one.
+        beginning = forked(app, sockets)
+        if beginning:
+            stack.callback(beginning[1].close)
         if redis_url:
             _check_redis(redis_url)
         else:
@@ -102,7 +116,7 @@ def serve(
             target=_announce, args=(host, port, stop, told, as_json), daemon=True
         )
         announcer.start()
-        status = _supervised(app, sockets, metrics, stop, reader)
+        status = _supervised(app, sockets, metrics, stop, reader, beginning)
         stop.set()
         announcer.join()
     return status
@@ -114,13 +128,20 @@ def _supervised(
     metrics: str,
     stop: threading.Event,
     reader: Told | None,
+    beginning: tuple[BaseProcess, Connection] | None,
 ) -> int:
-    """Have workers and reader run, in a process of their own, until told to stop."""
-    # A fresh interpreter, without the threads of this one: it forks the others.
+    """Have workers and reader run, in a process of their own, until told to stop. beginning: that
+    process, if it was forked already."""
+    # Else a fresh interpreter, without the threads of this one: it forks the others.
     context = multiprocessing.get_context("spawn")
     arguments = (app, sockets, metrics, reader, os.getpid())
-    process = context.Process(target=supervise, args=arguments, daemon=False)
-    process.start()
+    process: BaseProcess
+    if beginning:
+        process, channel = beginning
+        begin(channel, metrics, reader)
+    else:
+        process = context.Process(target=supervise, args=arguments, daemon=False)
+        process.start()
     try:
         while not stop.is_set():
             wait([process.sentinel], timeout=0.2)

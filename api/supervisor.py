@@ -15,11 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from api.stream import follow, stopping
 from api.upkeep import Schedule
@@ -43,6 +44,41 @@ else:  # whose own libraries do not stand it
 
 # What the reader is told: the URL, the data folder, the store's settings, when to train.
 Told = tuple[str, Path, StoreConfig, Schedule | None]
+
+
+def forked(app: str, sockets: list[socket.socket]) -> tuple[BaseProcess, Connection] | None:
+    """A process that becomes the supervisor once it is told, by :func:`begin`, how; None where that
+    cannot be forked. While no thread runs here: it has what is imported here, for nothing."""
+    if sys.platform != "linux":
+        return None
+    ours, theirs = multiprocessing.Pipe()
+    process = CONTEXT.Process(target=_wait, args=(app, sockets, theirs, ours, os.getpid()))
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def begin(channel: Connection, metrics: str, reader: Told | None) -> None:
+    """Let a forked process supervise, with the environment of now."""
+    channel.send((dict(os.environ), metrics, reader))
+
+
+def _wait(
+    app: str, sockets: list[socket.socket], channel: Connection, other: Connection, parent: int
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent(parent)
+    other.close()
+    try:
+        environment, metrics, reader = channel.recv()
+    except EOFError:  # nothing is to be served after all
+        return
+    os.environ.update(environment)
+    # What was imported already has not seen the variables.
+    threadpool_limits(int(environment["OMP_NUM_THREADS"]), "openmp")
+    threadpool_limits(int(environment["OPENBLAS_NUM_THREADS"]), "blas")
+    supervise(app, sockets, metrics, reader, parent)
 
 
 def supervise(
