@@ -1,5 +1,6 @@
 """Bundle: everything serving needs, as one immutable, content-hashed folder of arrays and JSON."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -38,6 +39,7 @@ FORMAT = 10
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"
+NOTED = "checked.json"  # beside them: when which file was found right
 
 Part = TypeVar("Part")
 
@@ -156,17 +158,19 @@ def save(bundle: Bundle, folder: Path) -> None:
             _write_array(array, file.write)
     faiss_index.save(bundle.index, folder / INDEX)
     faiss_index.save(bundle.session_index, folder / SESSION_INDEX)
+    files = {
+        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+    }
     manifest = {
         "format": FORMAT,
         "version": bundle.version,
         "config": bundle.config.to_dict(),
         "facts": dataclasses.asdict(bundle.facts),
-        "files": {
-            path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
-            for path in sorted(folder.iterdir())
-        },
+        "files": files,
     }
     (folder / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+    _note(folder, files)
     for path in [*folder.iterdir(), folder]:
         fsync(path)
 
@@ -174,7 +178,8 @@ def save(bundle: Bundle, folder: Path) -> None:
 def load(folder: Path) -> Bundle:
     """Memory-map a bundle whose files all have the hashes of the manifest.
 
-    Raises BundleError, which names what is wrong.
+    Those that nobody has touched since they were written, or were looked at last, have: of a
+    million items there are gigabytes. Raises BundleError, which names what is wrong.
     """
     try:
         manifest = orjson.loads((folder / MANIFEST).read_bytes())
@@ -191,8 +196,12 @@ def load(folder: Path) -> Bundle:
     }
     if _version(hashes, manifest["config"], manifest["facts"]) != manifest["version"]:
         raise BundleError(f"{folder}: the manifest does not match its version")
+    noted = _noted(folder)
     for name, facts in files.items():
-        _check_file(folder / name, facts)
+        _check_file(folder / name, facts, noted.get(name))
+    if noted.keys() != files.keys():
+        with contextlib.suppress(OSError):  # a folder that is read only is looked at again
+            _note(folder, files)
     try:
         parts = {name: _read_part(folder, name, kind) for name, kind in PARTS.items()}
         return Bundle(
@@ -284,10 +293,33 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_file(path: Path, facts: dict[str, Any]) -> None:
+def _check_file(path: Path, facts: dict[str, Any], noted: list[int] | None) -> None:
     size = path.stat().st_size if path.exists() else -1
     if size != facts["bytes"]:
         state = "is missing" if size < 0 else f"has {size} bytes instead of {facts['bytes']}"
         raise BundleError(f"{path} {state}")
-    if _sha256(path) != facts["sha256"]:
+    if noted is None and _sha256(path) != facts["sha256"]:
         raise BundleError(f"{path} does not match the hash in {MANIFEST}")
+
+
+def _touched(path: Path) -> list[int]:
+    """What changes whenever a file is written to, or is another one."""
+    status = path.stat()
+    return [status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _note(folder: Path, files: dict[str, Any]) -> None:
+    """Note that the files are what the manifest says, as they stand now."""
+    noted = {name: _touched(folder / name) for name in files}
+    beside = folder / f".{NOTED}-{os.getpid()}"
+    beside.write_bytes(orjson.dumps(noted))
+    beside.replace(folder / NOTED)
+
+
+def _noted(folder: Path) -> dict[str, list[int]]:
+    """Of the files that were found right, what was noted then and is still so."""
+    try:
+        noted = orjson.loads((folder / NOTED).read_bytes())
+        return {name: at for name, at in noted.items() if at == _touched(folder / name)}
+    except (OSError, orjson.JSONDecodeError, AttributeError):  # none, or none of ours
+        return {}

@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import errno
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 from recsys import bundle as bundles
@@ -112,6 +114,37 @@ def test_a_damaged_bundle_is_refused_and_can_be_published_again(
         registry.load()
     registry.publish(bundle)
     assert registry.load().version == bundle.version
+
+
+def test_what_was_found_right_is_not_read_again(
+    bundle: Bundle, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Until somebody touches it: a copy, or a file written again, is looked at whole."""
+    read: list[str] = []
+    whole = bundles._sha256
+
+    def hashed(path: Path) -> str:
+        read.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(bundles, "_sha256", hashed)
+    registry.publish(bundle)
+    folder = registry.path / bundle.version
+    files = orjson.loads((folder / bundles.MANIFEST).read_bytes())["files"]
+    read.clear()
+    bundles.load(folder)
+    assert read == []
+    (folder / "users.text.npy").write_bytes((folder / "users.text.npy").read_bytes())
+    bundles.load(folder)
+    bundles.load(folder)
+    assert read == ["users.text.npy"]
+    read.clear()
+    shutil.copytree(folder, tmp_path / "copy")
+    bundles.load(tmp_path / "copy")
+    assert sorted(read) == sorted(files)
+    read.clear()
+    bundles.load(tmp_path / "copy")
+    assert read == []
 
 
 def test_no_bundle_yet_says_what_to_run(registry: Registry) -> None:
