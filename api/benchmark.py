@@ -97,7 +97,8 @@ def benchmark_serving(
         size = found["lists"]["bytes"]
         with _served(bundle, CANNED, {CANNED_BYTES: str(size)}) as url:
             progress.update(task, description="the limit")
-            measured(url, bundle, None, warm_up, seed)
+            # The same sessions, so that what is read of them is as long.
+            _saturated(url, bundle, seconds, warm_up, seed)
             found["limit"] = _saturated(url, bundle, seconds, warm_up, seed, lists_alone=True)
             progress.advance(task)
     found["ratio_to_limit"] = found["lists"]["per_second"] / found["limit"]["per_second"]

@@ -41,8 +41,8 @@ from recsys.store import (
 logger = logging.getLogger("recsys.stream")
 
 GROUP = "lake"  # the consumer group; each partition is one consumer of it, whoever reads it
-READ = 5_000  # entries asked for at a time
-CONFIRMED = 200  # places told at a time: servers wait for Redis meanwhile
+READ = 500  # entries asked for at a time: servers wait for Redis meanwhile
+CONFIRMED = 200  # places told at a time, likewise
 FULL = 50_000  # entries of a partition after which they are written without waiting any longer
 PAUSE = 0.05  # seconds between looks at an empty log
 RETRY = 1.0  # seconds after a failure, or while others write all partitions
@@ -146,7 +146,7 @@ class Stream:
             failing = False
             if told:
                 told(self)
-            if not read:
+            if read < READ:  # as few come again the sooner the more often Redis is asked
                 stop.wait(PAUSE if self._partitions else RETRY)
         self._close()
 
