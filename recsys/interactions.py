@@ -8,13 +8,17 @@ from typing import TypeVar
 
 import numpy as np
 import polars as pl
+from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.config import EventsConfig
 from recsys.events import MIN_WEIGHT, InputError
+from recsys.numbers import numbered, renumbered
 
 Rows = NDArray[np.int32]
+Longs = NDArray[np.int64]
+Doubles = NDArray[np.float64]
 
 # Ids and rows looked up lately that are remembered: visitors and lists name the same ones again.
 REMEMBERED = 50_000
@@ -173,44 +177,47 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
     The same rules as a live session: types weigh as configured, a negative event cancels what the
     visitor did before with that item. Raises NoInteractionsError.
     """
-    events = _weighted(_joined(frame), config)
-    kept = _without_cancelled(events)
-    if kept.is_empty():
+    session, all_sessions = numbered(frame["session_id"])
+    columns = frame.select("user_id", "item_id", "type", "timestamp", "value", session=session)
+    events = _weighted(_joined(columns), config)
+    weight = events["weight"].to_numpy()
+    session = events["session"].to_numpy()
+    item, item_names = numbered(events["item_id"])
+    user, user_names = numbered(events["user_id"])
+    if (weight <= 0).any():
+        standing = _standing(_visitors(user, session), item, weight)
+        events, weight, session = events.filter(standing), weight[standing], session[standing]
+        item, item_names = _without_absent(item[standing], item_names)
+        user, user_names = _without_absent(user[standing], user_names)
+    if events.is_empty():
         raise NoInteractionsError(
             "the log has no event that shows interest in an item; "
             "check the type column and [events.weights]"
         )
-    items = (
-        kept.group_by("item_id")
-        .agg(popularity=pl.col("weight").sum())
-        .sort("popularity", "item_id", descending=[True, False])
-        .with_row_index("item")
-    )
-    users = kept.select(pl.col("user_id").drop_nulls().unique().sort()).with_row_index("user")
-    sessions = kept.select(
-        pl.col("session_id").unique(maintain_order=True),
-    ).with_row_index("session")
-    coded = (
-        kept.join(items.select("item", "item_id"), on="item_id", maintain_order="left")
-        .join(users, on="user_id", how="left", maintain_order="left")
-        .join(sessions, on="session_id", maintain_order="left")
-    )
-    visitor = pl.coalesce(pl.col("user"), pl.col("session") + len(users))
-    sequences, strangers, ended = _sequences(coded)
+    popularity = np.bincount(item, weight).astype(np.float32)  # ties are not for rounding to break
+    known = pl.DataFrame({"name": item_names, "popularity": popularity}).with_row_index("row")
+    ranked = known.sort("popularity", "name", descending=[True, False])["row"].to_numpy()
+    by_id = user_names.arg_sort().to_numpy()
+    item, user = _ranks(ranked)[item], _placed(user, _ranks(by_id))
+    session, _ = renumbered(session)
+    time, bought = events["timestamp"].to_numpy(), (events["type"] == "purchase").to_numpy()
+    items = len(ranked)
+    by_visitor = _matrix(_visitors(user, session), item, weight, items)
+    by_session = _matrix(session, item, np.ones(len(item)), items)
+    by_session.data[:] = 1
+    indptr, in_order, known_sessions, last = _sequenced(session, item, user)
     return Interactions(
-        items=IdMap.from_ids(items["item_id"].to_list()),
-        users=IdMap.from_ids(users["user_id"].to_list()),
-        by_visitor=_matrix(coded.with_columns(row=visitor), "weight", len(items)),
-        by_session=_matrix(
-            coded.select("item", row="session", weight=pl.lit(1.0)).unique(), "weight", len(items)
-        ),
-        sequences=sequences,
-        strangers=strangers,
-        ended=ended,
-        history=_history(coded, len(users)),
-        popularity=items["popularity"].to_numpy().astype(np.float32),
-        sessions=frame["session_id"].n_unique(),
-        repeat_purchase_rate=_repeat_purchase_rate(coded),
+        items=IdMap.from_ids(item_names.gather(ranked).to_list()),
+        users=IdMap.from_ids(user_names.gather(by_id).to_list()),
+        by_visitor=by_visitor,
+        by_session=by_session,
+        sequences=Sequences(indptr, in_order),
+        strangers=~known_sessions,
+        ended=time[last],
+        history=_history(by_visitor[: len(by_id)], user, item, session, weight, bought),
+        popularity=popularity[ranked],
+        sessions=len(all_sessions),
+        repeat_purchase_rate=_repeat_purchase_rate(user, session, item, bought),
     )
 
 
@@ -242,100 +249,174 @@ def _joined(frame: pl.DataFrame) -> pl.DataFrame:
     the one before, else of the first."""
     if frame["user_id"].null_count() in (0, len(frame)):
         return frame
-    user = pl.col("user_id").forward_fill().backward_fill().over("session_id")
+    user = pl.col("user_id").forward_fill().backward_fill().over("session")
     return frame.with_columns(user_id=user)
 
 
 def _weighted(frame: pl.DataFrame, config: EventsConfig) -> pl.DataFrame:
-    """Events that say something of taste, with their weight and the visitor they belong to."""
+    """Events that say something of taste, with their weight."""
     weight = pl.col("type").replace_strict(config.weights, default=0.0, return_dtype=pl.Float64)
     rated = (pl.col("type") == "rating") & pl.col("value").is_not_null()
     weight = pl.when(rated).then(weight * pl.col("value") / config.rating_scale).otherwise(weight)
-    visitor = pl.coalesce(pl.lit("u") + pl.col("user_id"), pl.lit("s") + pl.col("session_id"))
-    return (
-        frame.filter(pl.col("item_id").is_not_null())
-        .with_columns(weight=weight, visitor=visitor)
-        .filter(pl.col("weight").abs() >= MIN_WEIGHT)
-        .with_row_index("order")
-    )
+    said = pl.col("item_id").is_not_null() & (pl.col("weight").abs() >= MIN_WEIGHT)
+    return frame.with_columns(weight=weight).filter(said)
 
 
-def _without_cancelled(events: pl.DataFrame) -> pl.DataFrame:
+def _visitors(user: Rows, session: Rows) -> Longs:
+    """Known users, and each session of nobody known by itself."""
+    users = int(user.max(initial=-1)) + 1
+    return np.where(user >= 0, user, users + session.astype(np.int64))
+
+
+def _standing(visitor: Longs, item: Rows, weight: Doubles) -> NDArray[np.bool_]:
     """Positive events after the last negative one of the same visitor and item."""
-    last = (
-        events.filter(pl.col("weight") < 0)
-        .group_by("visitor", "item_id")
-        .agg(cancelled=pl.col("order").max())
-    )
-    positive = events.filter(pl.col("weight") > 0)
-    if last.is_empty():
-        return positive
-    return positive.join(last, on=["visitor", "item_id"], how="left", maintain_order="left").filter(
-        pl.col("cancelled").is_null() | (pl.col("order") > pl.col("cancelled"))
-    )
+    pairs = visitor * (int(item.max()) + 1) + item
+    negative = np.flatnonzero(weight < 0)
+    standing = weight > 0
+    if len(negative):
+        cancelled, which = np.unique(pairs[negative], return_inverse=True)
+        last = np.zeros(len(cancelled), dtype=np.int64)
+        np.maximum.at(last, which, negative)
+        at = np.minimum(np.searchsorted(cancelled, pairs), len(cancelled) - 1)
+        standing &= (cancelled[at] != pairs) | (np.arange(len(pairs)) > last[at])
+    return standing
 
 
-def _matrix(coded: pl.DataFrame, weight: str, items: int) -> sparse.csr_matrix:
-    rows = coded["row"].to_numpy()
+def _without_absent(numbers: Rows, names: pl.Series) -> tuple[Rows, pl.Series]:
+    numbers, were = renumbered(numbers)
+    return numbers, names.gather(were)
+
+
+def _ranks(order: NDArray[np.integer]) -> Rows:
+    """Where each stands in an order."""
+    ranks = np.empty(len(order), dtype=np.int32)
+    ranks[order] = np.arange(len(order), dtype=np.int32)
+    return ranks
+
+
+def _placed(numbers: Rows, ranks: Rows) -> Rows:
+    """The rank of each number, -1 for -1."""
+    return np.append(ranks, np.int32(-1))[numbers]
+
+
+def _matrix(
+    rows: NDArray[np.integer], item: Rows, weight: Doubles, items: int
+) -> sparse.csr_matrix:
+    """Summed weights, by the rows that there are."""
     # Visitors without a row of their own (a known user's sessions) are squeezed out.
-    _, dense = np.unique(rows, return_inverse=True)
+    there = np.zeros(int(rows.max()) + 1, dtype=np.bool_)
+    there[rows] = True
+    dense = (np.cumsum(there, dtype=np.int32) - np.int32(1))[rows]
     matrix = sparse.csr_matrix(
-        (coded[weight].to_numpy().astype(np.float32), (dense, coded["item"].to_numpy())),
-        shape=(int(dense.max()) + 1, items),
+        (weight.astype(np.float32), (dense, item)),
+        shape=(int(np.count_nonzero(there)), items),
         dtype=np.float32,
     )
     matrix.sum_duplicates()
     return matrix
 
 
-def _sequences(
-    coded: pl.DataFrame,
-) -> tuple[Sequences, NDArray[np.bool_], NDArray[np.float64]]:
-    """Sessions in the order of their ends, which of them are of strangers, and when each ended."""
-    ordered = coded.with_columns(end=pl.col("order").max().over("session")).sort("end", "order")
-    ends = ordered["end"].to_numpy()
-    starts = np.flatnonzero(np.diff(ends, prepend=-1))
-    sequences = Sequences(
-        indptr=np.append(starts, len(ends)).astype(np.int64),
-        items=ordered["item"].to_numpy().astype(np.int32),
-    )
+@njit(cache=True, nogil=True)
+def _sequenced(
+    session: Rows, item: Rows, user: Rows
+) -> tuple[Longs, Rows, NDArray[np.bool_], Longs]:
+    """Items of sessions in the order of their ends, which are somebody's, and where each ended."""
+    sessions = session.max() + 1
+    last, count = np.empty(sessions, np.int64), np.zeros(sessions, np.int64)
+    for k in range(len(session)):
+        last[session[k]] = k
+        count[session[k]] += 1
+    place, ends = np.empty(sessions, np.int64), np.empty(sessions, np.int64)
+    indptr, n = np.zeros(sessions + 1, np.int64), 0
+    for k in range(len(session)):
+        if last[session[k]] == k:
+            place[session[k]], ends[n] = n, k
+            indptr[n + 1] = indptr[n] + count[session[k]]
+            n += 1
+    fill, items = indptr[:-1].copy(), np.empty(len(item), np.int32)
     # A session is somebody's from the event on that says so; an earlier one may not.
-    known = np.maximum.reduceat(ordered["user"].is_not_null().to_numpy(), starts)
-    return sequences, ~known, ordered["timestamp"].to_numpy()[sequences.indptr[1:] - 1]
+    known = np.zeros(sessions, np.bool_)
+    for k in range(len(session)):
+        at = place[session[k]]
+        items[fill[at]] = item[k]
+        fill[at] += 1
+        known[at] |= user[k] >= 0
+    return indptr, items, known, ends
 
 
-def _history(coded: pl.DataFrame, users: int) -> History:
-    entries = (
-        coded.filter(pl.col("user").is_not_null())
-        .group_by("user", "item")
-        .agg(
-            weight=pl.col("weight").sum(),
-            last=pl.col("order").max(),
-            bought=(pl.col("type") == "purchase").any(),
-        )
-        .sort("user", "last", descending=[False, True])
-    )
-    counts = np.bincount(entries["user"].to_numpy(), minlength=users)
-    sessions = (
-        coded.filter(pl.col("user").is_not_null())
-        .group_by("user")
-        .agg(count=pl.col("session").n_unique())
-        .sort("user")
-    )
+def _history(
+    by_user: sparse.csr_matrix,
+    user: Rows,
+    item: Rows,
+    session: Rows,
+    weight: Doubles,
+    bought: NDArray[np.bool_],
+) -> History:
+    """by_user: which items each known user has, ascending."""
+    indptr = by_user.indptr.astype(np.int64)
+    first, others = _visits(user, session, len(indptr) - 1)
+    again = pl.Series(others).unique().to_numpy() // (int(session.max()) + 1)
     return History(
-        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        items=entries["item"].to_numpy().astype(np.int32),
-        weights=entries["weight"].to_numpy().astype(np.float32),
-        bought=entries["bought"].to_numpy(),
-        sessions=sessions["count"].to_numpy().astype(np.int32),
+        indptr,
+        *_latest_first(indptr, by_user.indices, user, item, weight, bought),
+        sessions=(first + np.bincount(again, minlength=len(first))).astype(np.int32),
     )
 
 
-def _repeat_purchase_rate(coded: pl.DataFrame) -> float:
+@njit(cache=True, nogil=True)
+def _visits(user: Rows, session: Rows, users: int) -> tuple[Longs, Longs]:
+    """Of how many sessions each user is the first, and the user, times the number of sessions, plus
+    the session of events that are of another one."""
+    first, counts = np.full(session.max() + 1, -1, np.int32), np.zeros(users, np.int64)
+    others, n = np.empty(16, np.int64), 0
+    for k in range(len(user)):
+        if user[k] < 0 or first[session[k]] == user[k]:
+            continue
+        if first[session[k]] < 0:
+            first[session[k]] = user[k]
+            counts[user[k]] += 1
+            continue
+        if n == len(others):
+            others = np.concatenate((others, np.empty(n, np.int64)))
+        others[n] = np.int64(user[k]) * len(first) + session[k]
+        n += 1
+    return counts, others[:n].copy()
+
+
+@njit(cache=True, nogil=True)
+def _latest_first(
+    indptr: Longs,
+    items: Rows,
+    user: Rows,
+    item: Rows,
+    weight: Doubles,
+    bought: NDArray[np.bool_],
+) -> tuple[Rows, NDArray[np.float32], NDArray[np.bool_]]:
+    """Each user's items, the one touched last first, with summed weights and whether bought."""
+    total, place = np.zeros(len(items)), np.full(len(items), -1, np.int64)
+    of, was_bought = np.empty(len(user), np.int64), np.zeros(len(items), np.bool_)
+    for k in range(len(user)):
+        if user[k] >= 0:
+            start, end = indptr[user[k]], indptr[user[k] + 1]
+            of[k] = start + np.searchsorted(items[start:end], item[k])
+            total[of[k]] += weight[k]
+            was_bought[of[k]] |= bought[k]
+    fill = indptr[:-1].copy()
+    for k in range(len(user) - 1, -1, -1):
+        if user[k] >= 0 and place[of[k]] < 0:
+            place[of[k]] = fill[user[k]]
+            fill[user[k]] += 1
+    order = np.empty(len(items), np.int64)
+    order[place] = np.arange(len(items))
+    return items[order], total[order].astype(np.float32), was_bought[order]
+
+
+def _repeat_purchase_rate(
+    user: Rows, session: Rows, item: Rows, bought: NDArray[np.bool_]
+) -> float:
     """Share of known users' (user, session, item) purchases whose item they had bought before."""
-    bought = coded.filter((pl.col("type") == "purchase") & pl.col("user").is_not_null()).unique(
-        ["user", "session", "item"]
-    )
-    if bought.is_empty():
+    of = bought & (user >= 0)
+    purchases = pl.DataFrame({"user": user[of], "session": session[of], "item": item[of]}).unique()
+    if purchases.is_empty():
         return 0.0
-    return 1.0 - bought.select("user", "item").n_unique() / len(bought)
+    return 1.0 - purchases.select("user", "item").n_unique() / len(purchases)

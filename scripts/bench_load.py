@@ -1,4 +1,5 @@
-"""Measure loading a log: rows per second and peak memory over the size of the loaded frame.
+"""Measure loading a log, and folding it to matrices: rows per second and peak memory over the size
+of the loaded frame.
 
     python scripts/bench_load.py --rows 10000000
 
@@ -17,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.config import Config
+from recsys.interactions import fold
 from recsys.logs import load_log
 
 KINDS = ("parquet", "shuffled.parquet", "users.parquet", "csv", "jsonl")
@@ -50,12 +53,15 @@ def measure(path: Path) -> dict[str, float]:
     before = peak_bytes()
     start = time.perf_counter()
     log = load_log([path])
+    loaded = time.perf_counter() - start
+    fold(log.frame, Config().events)
     seconds = time.perf_counter() - start
     texts = sum(dtype == pl.String for dtype in log.frame.dtypes)
     size = log.read * (16 * texts + 8 * (log.frame.width - texts))  # a short String takes 16 bytes
     peak = peak_bytes()
     return {
-        "rows_per_s": round(log.read / seconds),
+        "rows_per_s": round(log.read / loaded),
+        "to_csr_per_s": round(log.read / seconds),
         "seconds": round(seconds, 2),
         "frame_mb": round(size / 1e6),
         "peak_mb": round(peak / 1e6),
