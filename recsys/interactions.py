@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -182,8 +183,10 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
     events = _weighted(_joined(columns), config)
     weight = events["weight"].to_numpy()
     session = events["session"].to_numpy()
-    item, item_names = numbered(events["item_id"])
-    user, user_names = numbered(events["user_id"])
+    with ThreadPoolExecutor(2) as pool:
+        of_items = pool.submit(numbered, events["item_id"])
+        user, user_names = numbered(events["user_id"])
+        item, item_names = of_items.result()
     if (weight <= 0).any():
         standing = _standing(_visitors(user, session), item, weight)
         events, weight, session = events.filter(standing), weight[standing], session[standing]
@@ -202,10 +205,14 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
     session, _ = renumbered(session)
     time, bought = events["timestamp"].to_numpy(), (events["type"] == "purchase").to_numpy()
     items = len(ranked)
-    by_visitor = _matrix(_visitors(user, session), item, weight, items)
-    by_session = _matrix(session, item, np.ones(len(item)), items)
+    with ThreadPoolExecutor(2) as pool:  # compiled code lets others run
+        of_sessions = pool.submit(_matrix, session, item, np.ones(len(item)), items)
+        sequenced = pool.submit(_sequenced, session, item, user)
+        by_visitor = _matrix(_visitors(user, session), item, weight, items)
+        history = _history(by_visitor[: len(by_id)], user, item, session, weight, bought)
+        by_session = of_sessions.result()
+        indptr, in_order, known_sessions, last = sequenced.result()
     by_session.data[:] = 1
-    indptr, in_order, known_sessions, last = _sequenced(session, item, user)
     return Interactions(
         items=IdMap.from_ids(item_names.gather(ranked).to_list()),
         users=IdMap.from_ids(user_names.gather(by_id).to_list()),
@@ -214,7 +221,7 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         sequences=Sequences(indptr, in_order),
         strangers=~known_sessions,
         ended=time[last],
-        history=_history(by_visitor[: len(by_id)], user, item, session, weight, bought),
+        history=history,
         popularity=popularity[ranked],
         sessions=len(all_sessions),
         repeat_purchase_rate=_repeat_purchase_rate(user, session, item, bought),
