@@ -23,9 +23,11 @@ def latency_by_load(found: Mapping[str, Any], path: Path) -> None:
                 label=f"{kind.removesuffix('_ms')} {name}",
             )
     axes.axvline(found["saturated"]["per_second"], color="grey", label="most visits a second")
-    axes.set(xlabel="visits per second: an event, then a list", ylabel="milliseconds", yscale="log")
-    axes.legend(ncols=2)
-    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.set(
+        xlabel="visits per second: an event, then a list", ylabel="milliseconds", ylim=(0, None)
+    )
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
+    axes.grid(visible=True, alpha=0.3)
     figure.savefig(path)
 
 
@@ -56,6 +58,8 @@ def cost_by_scale(found: Mapping[str, Any], path: Path) -> None:
                 axes.plot(steps, times, style, color=f"C{number}", marker="o", label=name_)
         axes.set(xlabel=label, xscale="log", ylabel="µs, one thread", ylim=(0, None))
     for axes in panels.ravel():
-        axes.legend(fontsize="small")
         axes.grid(visible=True, alpha=0.3)
+    first.legend(fontsize="small")
+    of_sizes = panels[0, 1].get_legend_handles_labels()
+    figure.legend(*of_sizes, loc="outside lower center", ncols=len(rows), fontsize="small")
     figure.savefig(path)
