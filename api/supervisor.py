@@ -48,7 +48,8 @@ Told = tuple[str, Path, StoreConfig, Schedule | None]
 
 def forked(app: str, sockets: list[socket.socket]) -> tuple[BaseProcess, Connection] | None:
     """A process that becomes the supervisor once it is told, by :func:`begin`, how; None where that
-    cannot be forked. While no thread runs here: it has what is imported here, for nothing."""
+    cannot be forked. Before any thread of ours or of a pool runs here: it has what is imported
+    here, for nothing."""
     if sys.platform != "linux":
         return None
     ours, theirs = multiprocessing.Pipe()

@@ -37,6 +37,7 @@ from api.serve import serve
 if __name__ == "__main__":
     sys.exit(serve(Path(sys.argv[1]), port=0, OPTIONS))
 """
+FRESH = "fresh=True, "  # as the command is when it begins
 
 
 @dataclass
@@ -86,15 +87,21 @@ def eventually(holds: Callable[[], bool], seconds: float = 10.0, pause: float = 
 
 @contextlib.contextmanager
 def started(
-    bundle: Bundle | None, folder: Path, options: str = "", temporary: Path | None = None
+    bundle: Bundle | None,
+    folder: Path,
+    options: str = "",
+    temporary: Path | None = None,
+    before: str = "",
 ) -> Iterator[Process]:
     """A server of a published bundle, on a free port. options: more arguments of `serve`, which
-    has two workers by default."""
+    has two workers by default. before: what its process does first."""
     folder.mkdir(exist_ok=True)
     if bundle:
         Registry(folder / "bundles").publish(bundle)
     program = folder / "program.py"
-    program.write_text(PROGRAM.replace("OPTIONS", options))
+    options = options if before else FRESH + options
+    text = PROGRAM.replace("OPTIONS", options).replace("    sys.exit", f"{before}    sys.exit")
+    program.write_text(text)
     with (
         (folder / "stderr").open("w") as stderr,
         subprocess.Popen(
@@ -198,6 +205,17 @@ def test_what_visitors_did_is_a_log_to_train_on(server: Process, tmp_path: Path)
     assert sorted(log.frame["event_id"]) == sorted(f"e{k}" for k in range(30))
     assert log.rejected == {}
     assert set(train(log, small_config()).items.ids(range(7))) == {f"i{k}" for k in range(7)}
+
+
+def test_who_has_worked_with_tables_before_can_serve(bundle: Bundle, tmp_path: Path) -> None:
+    """As the demo does: the reader still writes files, and ends when it is told to."""
+    before = "    import polars as pl\n    pl.DataFrame({'a': [1, 2]}).lazy().sort('a').collect()\n"
+    with started(bundle, tmp_path, "workers=1", before=before) as server:
+        event = {"type": "click", "session_id": "s", "item_id": "i1", "event_id": "e"}
+        httpx.post(f"{server.url}/v1/events", json={"events": [event]}, timeout=30)
+        server.popen.terminate()
+        assert server.popen.wait(30) == 0
+        assert load_log([tmp_path / "events"]).frame["event_id"].to_list() == ["e"]
 
 
 def test_a_killed_reader_is_replaced(shared: Process) -> None:
