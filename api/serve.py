@@ -105,7 +105,7 @@ def serve(
         redis_url = redis_url or server.url
         metrics = stack.enter_context(_metrics_folder())
         variables = {
-            **{name: os.environ.get(name, "1") for name in THREAD_VARIABLES},
+            **{name: os.environ.get(name) or "1" for name in THREAD_VARIABLES},
             **(environment or {}),
             "RECSYS_DATA_DIR": str(data_dir),
             "RECSYS_REDIS_URL": redis_url,

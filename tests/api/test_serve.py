@@ -37,6 +37,20 @@ from api.serve import serve
 if __name__ == "__main__":
     sys.exit(serve(Path(sys.argv[1]), port=0, OPTIONS))
 """
+# Before its Redis runs, all processes of its group are told to end, and have the time to.
+TERMINATED = """
+import os, signal, time
+import api.serve
+
+find_binary = api.serve.EmbeddedRedis.start.__globals__["find_binary"]
+
+def terminating():
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(0.5)
+    return find_binary()
+
+api.serve.EmbeddedRedis.start.__globals__["find_binary"] = terminating
+"""
 FRESH = "fresh=True, "  # as the command is when it begins
 
 
@@ -92,9 +106,11 @@ def started(
     options: str = "",
     temporary: Path | None = None,
     before: str = "",
+    **environment: str,
 ) -> Iterator[Process]:
     """A server of a published bundle, on a free port. options: more arguments of `serve`, which
-    has two workers by default. before: what its process does first."""
+    has two workers by default. before: what its process does first.
+    environment: more variables."""
     folder.mkdir(exist_ok=True)
     if bundle:
         Registry(folder / "bundles").publish(bundle)
@@ -114,6 +130,7 @@ def started(
                 "PYTHONPATH": os.getcwd(),
                 "RECSYS_STORE_TIMEOUT": "5",  # not production's: this machine may be busy
                 "TMPDIR": str(temporary or folder),  # a killed server cannot tidy up
+                **environment,
             },
         ) as popen,
     ):
@@ -189,6 +206,27 @@ def test_everything_ends_on_sigterm(bundle: Bundle, tmp_path: Path) -> None:
         server.popen.terminate()
         assert server.popen.wait(15) == 0
         assert eventually(lambda: not any(map(alive, family)))
+
+
+def test_sigterm_of_all_while_it_starts(tmp_path: Path) -> None:
+    """As an init system stops a service: status 0 and no traceback, however early it comes."""
+    program = tmp_path / "program.py"
+    program.write_text(TERMINATED + PROGRAM.replace("OPTIONS", FRESH + "workers=1"))
+    command = [sys.executable, str(program), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, start_new_session=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("threads", ["", "2,1", "many"])
+def test_any_number_of_threads_that_openmp_takes(
+    bundle: Bundle, tmp_path: Path, threads: str
+) -> None:
+    """A nested list, an empty variable and nonsense are no reason not to serve."""
+    with started(bundle, tmp_path, "workers=1", OMP_NUM_THREADS=threads) as server:
+        assert httpx.get(f"{server.url}/health/ready", timeout=30).status_code == 200
 
 
 def test_what_visitors_did_is_a_log_to_train_on(server: Process, tmp_path: Path) -> None:
