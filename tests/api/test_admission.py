@@ -73,6 +73,19 @@ class Asked:
             self.statuses.append(message["status"])
 
 
+async def test_what_is_done_between_requests_is_no_pace() -> None:
+    """A worker with few visitors, and work of its own between them, takes in a burst."""
+    asked = Asked.within(0.099)
+    for _ in range(800):
+        await asked.ask(LISTS)
+        await asked.slow.answer(0.001)
+        asked.slow.used += 0.01
+    await asked.ask(LISTS, 90)
+    assert asked.statuses == [200] * 800
+    await asked.slow.answer(0.001, 90)
+    assert asked.statuses == [200] * 890
+
+
 async def test_what_would_wait_too_long_is_refused() -> None:
     """So many are taken in as are answered within the limit, at the pace that was seen."""
     asked = Asked.within(0.099)
