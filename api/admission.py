@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from time import monotonic, thread_time
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import telemetry
 from api.errors import Problem
@@ -56,11 +56,20 @@ class Admission:
             telemetry.refused.inc()
             await REFUSAL(scope, receive, send)
             return
+
+        async def received() -> Message:
+            # Who has yet to send what they ask for keeps nobody waiting, however long it takes.
+            self.taken -= 1
+            try:
+                return await receive()
+            finally:
+                self.taken += 1
+
         if not self.taken:  # what a worker did since, for no request, is no pace
             self._before = self.used()
         self.taken += 1
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, received, send)
         finally:
             self.taken -= 1
             used = self.used()
