@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable
 from time import monotonic, thread_time
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import telemetry
 from api.errors import Problem
 
 PACE = 0.001  # seconds that a request is taken to need until some were seen
 WEIGHT = 0.01  # of the latest in what one is taken to need: they are answered in bunches
-LONGEST = 0.02  # seconds that the latest can count as: what else a worker does is no pace
+LONGEST = 0.02  # seconds that the latest can count as, as a worker does something else meanwhile
 FEWEST = 8  # requests at a time that are taken in whatever the pace
 WHILE = 0.1  # seconds without a refusal after which the queue is no standing one any more
 STANDING = 1 / 6  # of the limit for one that is
@@ -56,9 +56,20 @@ class Admission:
             telemetry.refused.inc()
             await REFUSAL(scope, receive, send)
             return
+
+        async def received() -> Message:
+            # Who has yet to send what they ask for keeps nobody waiting, however long it takes.
+            self.taken -= 1
+            try:
+                return await receive()
+            finally:
+                self.taken += 1
+
+        if not self.taken:  # what a worker did since, for no request, is no pace
+            self._before = self.used()
         self.taken += 1
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, received, send)
         finally:
             self.taken -= 1
             used = self.used()

@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -84,7 +85,8 @@ def benchmark_serving(
             progress.update(task, description="saturated")
             found["saturated"] = _saturated(url, bundle, seconds, warm_up, seed)
             progress.advance(task)
-            found["lists"] = _saturated(url, bundle, seconds, warm_up, seed, lists_alone=True)
+            made = found["saturated"]["visits"]
+            found["lists"] = _saturated(url, bundle, seconds, warm_up, seed, lists_of=made)
             progress.advance(task)
         if overload:
             most = found["saturated"]["per_second"]
@@ -98,8 +100,9 @@ def benchmark_serving(
         with _served(bundle, CANNED, {CANNED_BYTES: str(size)}) as url:
             progress.update(task, description="the limit")
             # The same sessions, so that what is read of them is as long.
-            _saturated(url, bundle, seconds, warm_up, seed)
-            found["limit"] = _saturated(url, bundle, seconds, warm_up, seed, lists_alone=True)
+            measured(url, bundle, None, warm_up, seed + 100)
+            measured(url, bundle, None, made, seed + 200)
+            found["limit"] = _saturated(url, bundle, seconds, warm_up, seed, lists_of=made)
             progress.advance(task)
     found["ratio_to_limit"] = found["lists"]["per_second"] / found["limit"]["per_second"]
     if plot:
@@ -140,12 +143,13 @@ def _saturated(
     warm_up: int,
     seed: int,
     *,
-    lists_alone: bool = False,
+    lists_of: int = 0,
 ) -> dict[str, Any]:
-    """As many visits, or lists, as there can be in so many seconds."""
-    probe = measured(url, bundle, None, warm_up, seed + 100, lists_alone=lists_alone)
+    """As many visits as there can be in so many seconds, or lists alone, of so many visits that
+    were made so before."""
+    probe = measured(url, bundle, None, warm_up, seed + 100, lists_of=lists_of and warm_up)
     count = max(warm_up, int(probe["per_second"] * seconds))
-    return measured(url, bundle, None, count, seed + 200, lists_alone=lists_alone)
+    return measured(url, bundle, None, count, seed + 200, lists_of=lists_of)
 
 
 def _overloaded(url: str, bundle: Bundle, most: float, seconds: float, seed: int) -> dict[str, Any]:
@@ -163,15 +167,16 @@ def measured(
     count: int,
     seed: int,
     *,
-    lists_alone: bool = False,
+    lists_of: int = 0,
     at_once: int = load.CONNECTIONS,
 ) -> dict[str, Any]:
-    """What became of so many visits. rate: a second; None: as many as possible. at_once: visits
-    under way, those beyond wait for a connection."""
+    """What became of so many visits. rate: a second; None: as many as possible. lists_of: so many
+    visits that were made before; their lists alone, over and over, so that each is of a session
+    that there is. at_once: visits under way, those beyond wait for a connection."""
     host = urlsplit(url).netloc
-    visits = list(load.visits_of(bundle, count, host, seed=seed))
-    if lists_alone:
-        visits = [replace(visit, event=b"") for visit in visits]
+    visits = list(load.visits_of(bundle, lists_of or count, host, seed=seed))
+    if lists_of:
+        visits = [replace(visit, event=b"") for visit in islice(cycle(visits), count)]
     begin = load.due(count, rate, seed) if rate else None
     before = cpu_seconds()
     outcome = asyncio.run(load.run(url, visits, begin, at_once if rate else AT_ONCE))

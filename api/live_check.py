@@ -42,7 +42,7 @@ from pathlib import Path
 from api.serve import serve
 from recsys.embedded import end_with_parent
 end_with_parent(int(sys.argv[2]))
-sys.exit(serve(Path(sys.argv[1]), port=0, app=sys.argv[3]))
+sys.exit(serve(Path(sys.argv[1]), port=0, app=sys.argv[3], fresh=True))
 """
 
 

@@ -65,13 +65,17 @@ def serve(
     environment: Mapping[str, str] | None = None,
     as_json: bool = False,
     schedule: Schedule | None = None,
+    fresh: bool = False,
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit status, 1 when the workers do not start.
 
     Runs in the main thread. app: "module:function" that makes the application. environment: more
     variables for the workers. as_json: when ready, print one JSON object to stdout, and the address
     line, else printed there, to stderr. schedule: when the reader of the embedded server refits the
-    active bundle or trains anew. Raises ServeError, StoreUrlError, EmbeddedError.
+    active bundle or trains anew. fresh: nothing was done in this process but to import, so that the
+    supervisor can be forked from it; the pools of who has read or written tables would be dead in
+    it, and the reader, which writes some, would wait for them for ever. Raises ServeError,
+    StoreUrlError, EmbeddedError.
     """
     _check_host(host)
     if redis_url and schedule:
@@ -86,7 +90,7 @@ def serve(
         sockets = _listen(host, port, workers, stack)
         port = sockets[0].getsockname()[1]
         # Before any thread runs here: that of the embedded server is one.
-        beginning = forked(app, sockets)
+        beginning = forked(app, sockets) if fresh else None
         if beginning:
             stack.callback(beginning[1].close)
         if redis_url:
@@ -101,7 +105,7 @@ def serve(
         redis_url = redis_url or server.url
         metrics = stack.enter_context(_metrics_folder())
         variables = {
-            **{name: os.environ.get(name, "1") for name in THREAD_VARIABLES},
+            **{name: os.environ.get(name) or "1" for name in THREAD_VARIABLES},
             **(environment or {}),
             "RECSYS_DATA_DIR": str(data_dir),
             "RECSYS_REDIS_URL": redis_url,

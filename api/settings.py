@@ -58,7 +58,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             raise InputError(f"{variable}: {error}") from error
         except ValueError as error:
             raise InputError(f"{variable}: {text!r} does not fit: {meaning}") from error
-        if isinstance(values[name], int | float) and values[name] <= 0 and read is not _share:
+        if isinstance(values[name], int | float) and not values[name] > 0 and read is not _share:
             raise InputError(f"{variable}: must be positive, got {text}")
     own = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
     nested = {name.split(".")[1]: value for name, value in values.items() if "." in name}

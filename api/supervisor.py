@@ -5,6 +5,7 @@ shares the memory of what was imported. Nothing else runs in it, no thread above
 a fork would copy as they are: the server of Redis and the address line stay with the process above.
 """
 
+import contextlib
 import gc
 import logging
 import multiprocessing
@@ -48,7 +49,8 @@ Told = tuple[str, Path, StoreConfig, Schedule | None]
 
 def forked(app: str, sockets: list[socket.socket]) -> tuple[BaseProcess, Connection] | None:
     """A process that becomes the supervisor once it is told, by :func:`begin`, how; None where that
-    cannot be forked. While no thread runs here: it has what is imported here, for nothing."""
+    cannot be forked. Before any thread of ours or of a pool runs here: it has what is imported
+    here, for nothing."""
     if sys.platform != "linux":
         return None
     ours, theirs = multiprocessing.Pipe()
@@ -59,8 +61,10 @@ def forked(app: str, sockets: list[socket.socket]) -> tuple[BaseProcess, Connect
 
 
 def begin(channel: Connection, metrics: str, reader: Told | None) -> None:
-    """Let a forked process supervise, with the environment of now."""
-    channel.send((dict(os.environ), metrics, reader))
+    """Let a forked process supervise, with the environment of now; one that has ended meanwhile is
+    left to who waits for it."""
+    with contextlib.suppress(ConnectionError):
+        channel.send((dict(os.environ), metrics, reader))
 
 
 def _wait(
@@ -76,9 +80,17 @@ def _wait(
         return
     os.environ.update(environment)
     # What was imported already has not seen the variables.
-    threadpool_limits(int(environment["OMP_NUM_THREADS"]), "openmp")
-    threadpool_limits(int(environment["OPENBLAS_NUM_THREADS"]), "blas")
+    _limit("openmp", environment["OMP_NUM_THREADS"])
+    _limit("blas", environment["OPENBLAS_NUM_THREADS"])
     supervise(app, sockets, metrics, reader, parent)
+
+
+def _limit(pools: str, threads: str) -> None:
+    """The threads of pools, as a variable has them: "4", or "4,2" where some are nested. What is
+    no number is passed over, as they do themselves."""
+    first = threads.split(",")[0].strip()
+    if first.isdecimal() and int(first):
+        threadpool_limits(int(first), pools)
 
 
 def supervise(

@@ -158,9 +158,10 @@ def save(bundle: Bundle, folder: Path) -> None:
             _write_array(array, file.write)
     faiss_index.save(bundle.index, folder / INDEX)
     faiss_index.save(bundle.session_index, folder / SESSION_INDEX)
+    paths = sorted(folder.iterdir())
+    touched = {path.name: _touched(path) for path in paths}
     files = {
-        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.iterdir())
+        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in paths
     }
     manifest = {
         "format": FORMAT,
@@ -170,7 +171,7 @@ def save(bundle: Bundle, folder: Path) -> None:
         "files": files,
     }
     (folder / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-    _note(folder, files)
+    _note(folder, touched)
     for path in [*folder.iterdir(), folder]:
         fsync(path)
 
@@ -197,12 +198,14 @@ def load(folder: Path) -> Bundle:
     if _version(hashes, manifest["config"], manifest["facts"]) != manifest["version"]:
         raise BundleError(f"{folder}: the manifest does not match its version")
     noted = _noted(folder)
-    for name, facts in files.items():
-        _check_file(folder / name, facts, noted.get(name))
+    found = {
+        name: _check_file(folder / name, facts, noted.get(name)) for name, facts in files.items()
+    }
+    for name in files:
         _read_ahead(folder / name)
-    if noted.keys() != files.keys():
+    if noted != found:
         with contextlib.suppress(OSError):  # a folder that is read only is looked at again
-            _note(folder, files)
+            _note(folder, found)
     try:
         parts = {name: _read_part(folder, name, kind) for name, kind in PARTS.items()}
         return Bundle(
@@ -294,13 +297,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_file(path: Path, facts: dict[str, Any], noted: list[int] | None) -> None:
+def _check_file(path: Path, facts: dict[str, Any], noted: list[int] | None) -> list[int]:
+    """How a file stood when it was looked at, and was right. Raises BundleError."""
     size = path.stat().st_size if path.exists() else -1
     if size != facts["bytes"]:
         state = "is missing" if size < 0 else f"has {size} bytes instead of {facts['bytes']}"
         raise BundleError(f"{path} {state}")
-    if noted is None and _sha256(path) != facts["sha256"]:
+    touched = _touched(path)  # before it is read: it may be touched meanwhile
+    if noted != touched and _sha256(path) != facts["sha256"]:
         raise BundleError(f"{path} does not match the hash in {MANIFEST}")
+    return touched
 
 
 def _read_ahead(path: Path) -> None:
@@ -316,18 +322,20 @@ def _touched(path: Path) -> list[int]:
     return [status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _note(folder: Path, files: dict[str, Any]) -> None:
-    """Note that the files are what the manifest says, as they stand now."""
-    noted = {name: _touched(folder / name) for name in files}
+def _note(folder: Path, touched: dict[str, list[int]]) -> None:
+    """Note how the files stood when they were found to be what the manifest says."""
     beside = folder / f".{NOTED}-{os.getpid()}"
-    beside.write_bytes(orjson.dumps(noted))
-    beside.replace(folder / NOTED)
+    try:
+        beside.write_bytes(orjson.dumps(touched))
+        beside.replace(folder / NOTED)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _noted(folder: Path) -> dict[str, list[int]]:
-    """Of the files that were found right, what was noted then and is still so."""
+    """How the files stood when they were found right; none where nobody has noted that."""
     try:
         noted = orjson.loads((folder / NOTED).read_bytes())
-        return {name: at for name, at in noted.items() if at == _touched(folder / name)}
-    except (OSError, orjson.JSONDecodeError, AttributeError):  # none, or none of ours
+    except (OSError, orjson.JSONDecodeError):
         return {}
+    return noted if isinstance(noted, dict) else {}

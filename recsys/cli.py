@@ -286,6 +286,7 @@ def serve(arguments: argparse.Namespace) -> int:
         redis_url=arguments.redis_url or os.environ.get("RECSYS_REDIS_URL"),
         as_json=arguments.json,
         schedule=Schedule.of(**_schedule(arguments)),
+        fresh=True,
     )
 
 

@@ -37,17 +37,27 @@ class Index:
     def search(
         self, vector: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Up to k item rows and their inner products, best first, ties by row.
+        """k item rows, or all where there are fewer, and their inner products, best first, ties by
+        row.
 
         allowed: bool [items], only of these rows, and k of them wherever there are so many.
         """
         if allowed is not None:
             return self._search_allowed(vector, k, allowed)
         k = min(k, len(self.factors))
+        if self.approximate is not None:
+            found = self.looked_at(vector, k)
+            if len(found[0]) == k:  # else what it looked at held too few
+                return found
         query = np.ascontiguousarray(vector, dtype=np.float32)[None, :]
-        if self.approximate is None:
-            products, rows = faiss.knn(query, self.factors, k, metric=faiss.METRIC_INNER_PRODUCT)
-            return _in_order(rows[0], products[0])
+        products, rows = faiss.knn(query, self.factors, k, metric=faiss.METRIC_INNER_PRODUCT)
+        return _in_order(rows[0], products[0])
+
+    def looked_at(
+        self, vector: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The best k of what the approximate structure looks at, which may be fewer."""
+        query = np.ascontiguousarray(vector, dtype=np.float32)[None, :]
         _, rows = self.approximate.search(query, min(len(self.factors), _more(k)))
         return self._best(vector, rows[0], k)
 
@@ -226,7 +236,7 @@ def _sampled(
 
 def _recall(index: Index, queries: NDArray[np.float32], exact: NDArray[np.int64]) -> float:
     depth = exact.shape[1]
-    found = [index.search(query, depth)[0] for query in queries]
+    found = [index.looked_at(query, depth)[0] for query in queries]
     both = zip(found, exact, strict=True)
     return float(np.mean([len(np.intersect1d(a, b)) / depth for a, b in both]))
 

@@ -147,6 +147,40 @@ def test_what_was_found_right_is_not_read_again(
     assert read == []
 
 
+def test_what_is_touched_while_others_are_read_is_read_again(
+    bundle: Bundle, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is noted of a file is how it stood before it was found right."""
+    registry.publish(bundle)
+    folder = tmp_path / "copy"
+    shutil.copytree(registry.path / bundle.version, folder)
+    *_, last = orjson.loads((folder / bundles.MANIFEST).read_bytes())["files"]
+    whole = bundles._sha256
+
+    def hashed(path: Path) -> str:
+        if path.name == last:
+            damage(folder, "altered")
+        return whole(path)
+
+    monkeypatch.setattr(bundles, "_sha256", hashed)
+    bundles.load(folder)
+    with pytest.raises(BundleError, match="popularity.counts"):
+        bundles.load(folder)
+
+
+@pytest.mark.parametrize("noted", [b"", b"[]", b"7", b'{"\\u0000": 1}', b'{"users.text.npy": 1}'])
+def test_notes_that_are_none_are_passed_over(
+    bundle: Bundle, registry: Registry, noted: bytes
+) -> None:
+    """All is looked at whole, and noted again."""
+    registry.publish(bundle)
+    folder = registry.path / bundle.version
+    right = (folder / bundles.NOTED).read_bytes()
+    (folder / bundles.NOTED).write_bytes(noted)
+    assert registry.load().version == bundle.version
+    assert (folder / bundles.NOTED).read_bytes() == right
+
+
 def test_no_bundle_yet_says_what_to_run(registry: Registry) -> None:
     """An empty registry has no active bundle and names the command that makes one."""
     assert registry.active() is None

@@ -106,6 +106,14 @@ def test_asking_for_more_than_there_is(factors: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_long_list_is_full(factors: np.ndarray, kind: str) -> None:
+    """Also where the lists that are looked at hold fewer items."""
+    config = IndexConfig(kind=kind, ivf_lists=64, ivf_probes=2, hnsw_search=64)  # type: ignore[arg-type]
+    rows, scores = faiss_index.build(factors, config, seed=1).search(factors[3], 1000)
+    assert len(np.unique(rows)) == len(scores) == 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_equal_scores_are_in_order_of_rows(kind: str) -> None:
     """Of items with the same factors the first comes first, whatever FAISS makes of them."""
     rng = np.random.default_rng(4)

@@ -105,7 +105,11 @@ def _fit(
             sums[n - 1] += weight[a + k]
             total += weight[a + k]
         top_rows, top = best(rows[:n], sums[:n], width)
-        first, end = starts[item], starts[item] + len(top)
-        neighbours[first:end], shares[first:end] = top_rows, top / total
-        starts[item + 1] = end
+        kept = 0  # of what comes before alone nothing is, where it counts for nothing
+        while kept < len(top) and top[kept] > 0:
+            kept += 1
+        if kept:
+            first, end = starts[item], starts[item] + kept
+            neighbours[first:end], shares[first:end] = top_rows[:kept], top[:kept] / total
+            starts[item + 1] = end
     return starts, neighbours[: starts[-1]].copy(), shares[: starts[-1]].copy()

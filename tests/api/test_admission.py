@@ -23,7 +23,8 @@ class Slow:
         self.used, self.now = 0.0, 0.0
         self.waiting: list[asyncio.Future[None]] = []
 
-    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+    async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
+        await receive()
         answer = asyncio.get_running_loop().create_future()
         self.waiting.append(answer)
         await answer
@@ -47,11 +48,14 @@ class Asked:
     admission: Admission
     statuses: list[int] = dataclasses.field(default_factory=list)
     tasks: set[asyncio.Task[None]] = dataclasses.field(default_factory=set)
+    sent: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)  # the requests' bodies
 
     @classmethod
     def within(cls, longest: float) -> "Asked":
         slow = Slow()
-        return cls(slow, Admission(slow, longest, lambda: slow.used, lambda: slow.now))
+        asked = cls(slow, Admission(slow, longest, lambda: slow.used, lambda: slow.now))
+        asked.sent.set()
+        return asked
 
     async def learn(self, seconds: float) -> None:
         """Have it see that a request takes so long."""
@@ -66,11 +70,48 @@ class Asked:
             await asyncio.sleep(0)
 
     async def _receive(self) -> Any:
+        await self.sent.wait()
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.statuses.append(message["status"])
+
+
+async def test_what_is_done_between_requests_is_no_pace() -> None:
+    """A worker with few visitors, and work of its own between them, takes in a burst."""
+    asked = Asked.within(0.099)
+    for _ in range(800):
+        await asked.ask(LISTS)
+        await asked.slow.answer(0.001)
+        asked.slow.used += 0.01
+    await asked.ask(LISTS, 90)
+    assert asked.statuses == [200] * 800
+    await asked.slow.answer(0.001, 90)
+    assert asked.statuses == [200] * 890
+
+
+async def test_who_has_not_sent_their_request_keeps_nobody_waiting() -> None:
+    """Nor does one that goes away meanwhile: many slow lines are no reason to refuse others."""
+    asked = Asked.within(0.099)
+    await asked.learn(0.005)
+    asked.sent = late = asyncio.Event()
+    await asked.ask(EVENTS, 200)
+    assert asked.admission.taken == 0
+    for task in list(asked.tasks)[-50:]:
+        task.cancel()
+    await asyncio.sleep(0)
+    asked.sent = asyncio.Event()
+    asked.sent.set()
+    await asked.ask(LISTS, 10)
+    assert asked.statuses == [200] * 800
+    assert asked.admission.taken == len(asked.slow.waiting) == 10
+    await asked.slow.answer(0.005, 10)
+    late.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asked.slow.answer(0.005, len(asked.slow.waiting))
+    assert asked.admission.taken == 0
 
 
 async def test_what_would_wait_too_long_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +116,36 @@ async def test_a_connection_that_ends_is_said(bundle: Bundle) -> None:
     async with answering(lambda _, number: (0 if number == 3 else 200, 0.0)) as url:
         with pytest.raises(ConnectionError, match="the server ended a connection"):
             await load.run(url, list(load.visits_of(bundle, 30, HOST)), None, connections=2)
+
+
+def test_lists_alone_are_of_sessions_that_there_are(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many more of them than of visits are asked for; and the limit's are the same."""
+    made: dict[str, set[str]] = {}
+    asked: dict[str, list[str]] = {}
+
+    async def run(url: str, visits: list[load.Visit], *_: object) -> load.Outcome:
+        for visit in visits:
+            session = orjson.loads(visit.list.split(b"\r\n\r\n")[1])["session_id"]
+            if visit.event:
+                made.setdefault(url, set()).add(session)
+            else:
+                asked.setdefault(url, []).append(session)
+        return load.Outcome(seconds=len(visits) / (1000 if visits[0].event else 4000))
+
+    @contextlib.contextmanager
+    def served(_: Bundle, app: str = "api.app", *__: object) -> Iterator[str]:
+        yield f"http://{app.partition(':')[0]}"
+
+    monkeypatch.setattr(benchmark, "_served", served)
+    monkeypatch.setattr(load, "run", run)
+    Registry(tmp_path / "bundles").publish(bundle)
+    benchmark.benchmark_serving(tmp_path, [], 0.5, Console(quiet=True))
+    one, limit = asked.values()
+    assert len(one) >= 2000
+    assert one == limit
+    assert all(set(lists) <= made[url] for url, lists in asked.items())
 
 
 def test_a_bundle_is_measured(bundle: Bundle, tmp_path: Path) -> None:

@@ -37,6 +37,21 @@ from api.serve import serve
 if __name__ == "__main__":
     sys.exit(serve(Path(sys.argv[1]), port=0, OPTIONS))
 """
+# Before its Redis runs, all processes of its group are told to end, and have the time to.
+TERMINATED = """
+import os, signal, time
+import api.serve
+
+find_binary = api.serve.EmbeddedRedis.start.__globals__["find_binary"]
+
+def terminating():
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(0.5)
+    return find_binary()
+
+api.serve.EmbeddedRedis.start.__globals__["find_binary"] = terminating
+"""
+FRESH = "fresh=True, "  # as the command is when it begins
 
 
 @dataclass
@@ -86,15 +101,23 @@ def eventually(holds: Callable[[], bool], seconds: float = 10.0, pause: float = 
 
 @contextlib.contextmanager
 def started(
-    bundle: Bundle | None, folder: Path, options: str = "", temporary: Path | None = None
+    bundle: Bundle | None,
+    folder: Path,
+    options: str = "",
+    temporary: Path | None = None,
+    before: str = "",
+    **environment: str,
 ) -> Iterator[Process]:
     """A server of a published bundle, on a free port. options: more arguments of `serve`, which
-    has two workers by default."""
+    has two workers by default. before: what its process does first.
+    environment: more variables."""
     folder.mkdir(exist_ok=True)
     if bundle:
         Registry(folder / "bundles").publish(bundle)
     program = folder / "program.py"
-    program.write_text(PROGRAM.replace("OPTIONS", options))
+    options = options if before else FRESH + options
+    text = PROGRAM.replace("OPTIONS", options).replace("    sys.exit", f"{before}    sys.exit")
+    program.write_text(text)
     with (
         (folder / "stderr").open("w") as stderr,
         subprocess.Popen(
@@ -107,6 +130,7 @@ def started(
                 "PYTHONPATH": os.getcwd(),
                 "RECSYS_STORE_TIMEOUT": "5",  # not production's: this machine may be busy
                 "TMPDIR": str(temporary or folder),  # a killed server cannot tidy up
+                **environment,
             },
         ) as popen,
     ):
@@ -184,6 +208,27 @@ def test_everything_ends_on_sigterm(bundle: Bundle, tmp_path: Path) -> None:
         assert eventually(lambda: not any(map(alive, family)))
 
 
+def test_sigterm_of_all_while_it_starts(tmp_path: Path) -> None:
+    """As an init system stops a service: status 0 and no traceback, however early it comes."""
+    program = tmp_path / "program.py"
+    program.write_text(TERMINATED + PROGRAM.replace("OPTIONS", FRESH + "workers=1"))
+    command = [sys.executable, str(program), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, start_new_session=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("threads", ["", "2,1", "many"])
+def test_any_number_of_threads_that_openmp_takes(
+    bundle: Bundle, tmp_path: Path, threads: str
+) -> None:
+    """A nested list, an empty variable and nonsense are no reason not to serve."""
+    with started(bundle, tmp_path, "workers=1", OMP_NUM_THREADS=threads) as server:
+        assert httpx.get(f"{server.url}/health/ready", timeout=30).status_code == 200
+
+
 def test_what_visitors_did_is_a_log_to_train_on(server: Process, tmp_path: Path) -> None:
     """What was accepted is in files when the server has ended, and training takes them."""
     with httpx.Client(base_url=server.url, timeout=30) as client:
@@ -198,6 +243,17 @@ def test_what_visitors_did_is_a_log_to_train_on(server: Process, tmp_path: Path)
     assert sorted(log.frame["event_id"]) == sorted(f"e{k}" for k in range(30))
     assert log.rejected == {}
     assert set(train(log, small_config()).items.ids(range(7))) == {f"i{k}" for k in range(7)}
+
+
+def test_who_has_worked_with_tables_before_can_serve(bundle: Bundle, tmp_path: Path) -> None:
+    """As the demo does: the reader still writes files, and ends when it is told to."""
+    before = "    import polars as pl\n    pl.DataFrame({'a': [1, 2]}).lazy().sort('a').collect()\n"
+    with started(bundle, tmp_path, "workers=1", before=before) as server:
+        event = {"type": "click", "session_id": "s", "item_id": "i1", "event_id": "e"}
+        httpx.post(f"{server.url}/v1/events", json={"events": [event]}, timeout=30)
+        server.popen.terminate()
+        assert server.popen.wait(30) == 0
+        assert load_log([tmp_path / "events"]).frame["event_id"].to_list() == ["e"]
 
 
 def test_a_killed_reader_is_replaced(shared: Process) -> None:

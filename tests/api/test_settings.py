@@ -32,6 +32,7 @@ def test_every_variable_names_a_setting() -> None:
     [
         ("RECSYS_MAX_BODY", "2MB", "RECSYS_MAX_BODY: '2MB' does not fit: largest request body"),
         ("RECSYS_STORE_TIMEOUT", "-1", "RECSYS_STORE_TIMEOUT: must be positive"),
+        ("RECSYS_MAX_WAIT", "nan", "RECSYS_MAX_WAIT: must be positive"),
         ("RECSYS_REDIS_URL", "localhost", "RECSYS_REDIS_URL: 'localhost' is not a Redis URL"),
         ("RECSYS_QUALITY_SAMPLE", "5", "RECSYS_QUALITY_SAMPLE: '5' does not fit: a share of the"),
         ("RECSYS_QUALITY_SAMPLE", "nan", "RECSYS_QUALITY_SAMPLE: 'nan' does not fit"),

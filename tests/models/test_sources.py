@@ -145,6 +145,13 @@ def test_session_knn_keeps_the_latest_sessions() -> None:
 PATTERN = [[k % 10, (k + 1) % 10, (k + 2) % 10] for k in range(10)] * 60
 
 
+def test_steps_that_count_for_nothing_are_none() -> None:
+    """Where only what comes after counts, an item that is last everywhere leads nowhere."""
+    model = transitions.fit(sequences([0, 1], [0, 1]), 3, TransitionsConfig(backward=0.0))
+    assert model.starts.tolist() == [0, 1, 1, 1]
+    assert (model.neighbours.tolist(), model.shares.tolist()) == ([1], [1.0])
+
+
 def _next_by_transitions(query: Rows) -> Rows:
     config = TransitionsConfig()
     return transitions.propose(transitions.fit(sequences(*PATTERN), 10, config), query, config, 3)[
