@@ -160,9 +160,7 @@ def save(bundle: Bundle, folder: Path) -> None:
     faiss_index.save(bundle.session_index, folder / SESSION_INDEX)
     paths = sorted(folder.iterdir())
     touched = {path.name: _touched(path) for path in paths}
-    files = {
-        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in paths
-    }
+    files = {path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in paths}
     manifest = {
         "format": FORMAT,
         "version": bundle.version,
