@@ -256,7 +256,9 @@ def _ids(bundle: Bundle, ranked: retrieval.Ranked, places: selection.Places) -> 
 def _unseen(who: retrieval.Profile, ranked: retrieval.Ranked) -> selection.Places:
     """Places of the candidates that nobody has touched yet, this visitor neither, best first."""
     proposed = ranked.parts.values[ranked.parts.names.index("unseen"), -len(ranked.beyond) :]
-    new = [name not in who.trail for name in ranked.beyond]
+    new = np.array([name not in who.trail for name in ranked.beyond])
+    if (state := who.session.aggregates) is not None:
+        new &= ~state.heard_of(state.numbers_of(ranked.beyond))
     places = len(ranked.rows) - len(new) + np.flatnonzero((proposed > 0) & new)
     return places[np.argsort(-ranked.scores[places], kind="stable")]
 

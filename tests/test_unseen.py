@@ -22,7 +22,7 @@ from recsys.side_index import MOST, SideIndex
 from recsys.training import train
 from recsys.unseen import Unseen
 from tests.synthetic import log_frame, small_config
-from tests.test_newcomers import coming
+from tests.test_newcomers import coming, told
 from tests.test_training import RANKED
 
 KINDS = 10
@@ -115,6 +115,23 @@ def test_a_placement_may_keep_places_for_them(bundle: Bundle) -> None:
     answer = recommend(exploring, seen, Request(n=10, placement="explore"))
     assert len(fresh(answer)) >= 3
     assert answer.item_ids[-1] != "fresh5"
+
+
+def test_no_place_is_kept_for_what_others_have_touched(bundle: Bundle) -> None:
+    """Be it new to the bundle, and nobody came to it from where this visitor is."""
+    usual = bundle.config.placements["default"]
+    exploring = dataclasses.replace(
+        bundle,
+        config=dataclasses.replace(
+            bundle.config, placements={"explore": dataclasses.replace(usual, explore=0.1)}
+        ),
+    )
+    session = visitor(exploring, "i21", "i22")
+    (best,) = fresh(recommend(exploring, session, Request(n=10, placement="explore")))
+    elsewhere = told(exploring, f"i1 {best}", f"i1 {best}")
+    session = dataclasses.replace(session, aggregates=elsewhere)
+    answer = recommend(exploring, session, Request(n=10, placement="explore"))
+    assert len(set(fresh(answer)) - {best}) == 1
 
 
 def test_without_what_the_shop_says_there_are_none() -> None:
