@@ -4,10 +4,11 @@ A queue that grows helps nobody: whoever waits in it gets an answer when they ha
 those that a worker has taken in would keep the next one waiting for longer than a limit, that one
 is told at once to come back. How long it would wait is their number times the processor time that
 one takes, as seen lately, so the limit holds on fast and slow machines and for short and long
-lists, and a Redis that is far away is no reason. A burst may wait for the whole of the limit; once
-that is reached, the queue is a standing one, and is kept short until nothing had to be refused for
-a while (as in Maurer, "Fail at Scale", ACM Queue 13/8, 2015). Lists are refused before events: what
-is told of a visitor cannot be made up later.
+lists. Those that wait for Redis are among them: milliseconds of that are no reason to refuse any,
+tens of milliseconds are, after a burst for as long as it goes on. A burst may wait for the whole of
+the limit; once that is reached, the queue is a standing one, and is kept short until nothing had to
+be refused for a while (as in Maurer, "Fail at Scale", ACM Queue 13/8, 2015). Lists are refused
+before events: what is told of a visitor cannot be made up later.
 """
 
 import math

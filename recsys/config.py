@@ -157,15 +157,24 @@ class IndexConfig:
     # codes and score what they find by the vectors themselves.
     kind: IndexKind = "exact"
     exact_items: int = 5_000
-    hnsw_links: int = 24  # M
+    hnsw_links: int = 24  # M, 2 at least
     hnsw_build: int = 100  # efConstruction
     hnsw_search: int = 0  # efSearch; 0: the least of 64 to 512 that reaches recall_target
-    ivf_lists: int = 0  # 0: items ** 0.6
+    ivf_lists: int = 0  # as many as there are items at most; 0: items ** 0.6
     ivf_probes: int = 0  # lists looked at; 0: the least of 4 to 64 that reaches it
     recall_target: float = 0.97
     pq_subvectors: int = 32  # bytes per vector before re-scoring
     recall_at: int = 100  # depth at which recall against exact is measured
     recall_queries: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.recall_target > 1:
+            raise ConfigError(
+                f"index: recall_target: a share of the exact ones, at most 1, got "
+                f"{self.recall_target}"
+            )
+        if self.hnsw_links < 2:
+            raise ConfigError(f"index: hnsw_links: must be at least 2, got {self.hnsw_links}")
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,7 @@ def _empty(factors: NDArray[np.float32], config: IndexConfig, kind: str) -> Any:
             f"index.kind: ivfpq needs 256 items or more, the log has {items}: use exact"
         )
     # FAISS wants 39 vectors for each centre.
-    lists = config.ivf_lists or max(1, min(int(items**0.6), items // 39))
+    lists = min(config.ivf_lists, items) or max(1, min(int(items**0.6), items // 39))
     centres = faiss.IndexFlatIP(d)
     if kind == "ivfpq":
         parts = next(m for m in range(min(config.pq_subvectors, d), 0, -1) if d % m == 0)

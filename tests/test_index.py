@@ -105,6 +105,14 @@ def test_asking_for_more_than_there_is(factors: np.ndarray) -> None:
     assert sorted(index.search(factors[0], 20)[0].tolist()) == [0, 1, 2, 3, 4]
 
 
+def test_more_lists_than_items(factors: np.ndarray) -> None:
+    """As a tail of a log may have: one of each, and all is found."""
+    config = IndexConfig(kind="ivf", ivf_lists=64, recall_queries=10)
+    index = faiss_index.build(factors[:30], config, seed=1)
+    assert faiss_index.description(index).endswith("of 30 lists")
+    assert len(index.search(factors[3], 10)[0]) == 10
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_long_list_is_full(factors: np.ndarray, kind: str) -> None:
     """Also where the lists that are looked at hold fewer items."""
