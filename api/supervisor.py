@@ -36,7 +36,7 @@ END_TIMEOUT = STOP_TIMEOUT + 2  # seconds from SIGTERM to SIGKILL
 YOUNG = 5.0  # seconds; a worker that dies younger failed to start
 MAX_YOUNG_DEATHS = 3  # in a row, then serving is given up
 READER_PAUSE = 1.0  # seconds until a reader that died is started again
-READER_NICE = 10  # how far it stands back where processors are short
+READER_NICE = 5  # how far it stands back where processors are short
 GAVE_UP = 1  # the status of a supervisor whose workers do not start
 if sys.platform == "linux":
     CONTEXT = multiprocessing.get_context("fork")

@@ -90,7 +90,7 @@ def alive(pid: int) -> bool:
     return read(pid, "cmdline") != b""
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 10.0, pause: float = 0.02) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 30.0, pause: float = 0.02) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
