@@ -4,11 +4,11 @@ A queue that grows helps nobody: whoever waits in it gets an answer when they ha
 those that a worker has taken in would keep the next one waiting for longer than a limit, that one
 is told at once to come back. How long it would wait is their number times the processor time that
 one takes, as seen lately, so the limit holds on fast and slow machines and for short and long
-lists. Those that wait for Redis are among them: milliseconds of that are no reason to refuse any,
-tens of milliseconds are, after a burst for as long as it goes on. A burst may wait for the whole of
-the limit; once that is reached, the queue is a standing one, and is kept short until nothing had to
-be refused for a while (as in Maurer, "Fail at Scale", ACM Queue 13/8, 2015). Lists are refused
-before events: what is told of a visitor cannot be made up later.
+lists. A burst may wait for the whole of the limit; once that is reached, the queue is a standing
+one, and is kept short until nothing had to be refused for a while (as in Maurer, "Fail at Scale",
+ACM Queue 13/8, 2015), or for so long that it is looked at anew: those that wait for a Redis that is
+far away are among those taken in, and would hold it up for ever. Lists are refused before events:
+what is told of a visitor cannot be made up later.
 """
 
 import math
@@ -25,6 +25,7 @@ WEIGHT = 0.01  # of the latest in what one is taken to need: they are answered i
 LONGEST = 0.02  # seconds that the latest can count as, as a worker does something else meanwhile
 FEWEST = 8  # requests at a time that are taken in whatever the pace
 WHILE = 0.1  # seconds without a refusal after which the queue is no standing one any more
+ANEW = 10.0  # seconds after which it is looked at anew whether it is one
 STANDING = 1 / 6  # of the limit for one that is
 EVENTS_LAST = 1.25  # times as long a wait refuses events
 # What operators look at is always answered.
@@ -48,6 +49,7 @@ class Admission:
         self.app, self.longest, self.used, self.clock = app, longest, used, clock
         self.taken, self.pace = 0, PACE
         self._before, self._refused = used(), -math.inf
+        self._began = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(OPEN):
@@ -83,10 +85,11 @@ class Admission:
             return False
         now = self.clock()
         longest = self.longest * (EVENTS_LAST if path == EVENTS else 1.0)
-        if now - self._refused < WHILE:
-            longest *= STANDING
-        if self.taken * self.pace <= longest:
+        standing = now - self._refused < WHILE and now - self._began < ANEW
+        if self.taken * self.pace <= longest * (STANDING if standing else 1.0):
             return False
+        if not standing:
+            self._began = now
         self._refused = now
         return True
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.admission import EVENTS_LAST, FEWEST, STANDING, WHILE, Admission
+from api.admission import ANEW, EVENTS_LAST, FEWEST, STANDING, WHILE, Admission
 from api.settings import Settings
 from tests.api.conftest import running
 
@@ -155,6 +155,26 @@ async def test_a_standing_queue_is_kept_short() -> None:
     await asked.ask(LISTS, 100)
     assert len(asked.slow.waiting) == 100
     assert len(asked.statuses) == before
+
+
+async def test_a_far_away_redis_holds_nothing_up_for_ever() -> None:
+    """Where as many as a standing queue may hold are under way all the time, they are let in again
+    after a while, although some were refused until then."""
+    asked = Asked.within(0.6)
+    await asked.learn(0.005)
+    await asked.ask(LISTS, 200)
+    began = asked.slow.now
+    await asked.slow.answer(0.005, 81)
+    asked.slow.now = began
+    for _ in range(int(ANEW / WHILE) * 2):
+        asked.slow.now += WHILE / 2
+        before = len(asked.statuses)
+        await asked.ask(LISTS)
+        if len(asked.statuses) == before:
+            break
+        assert asked.statuses[-1] == 503
+    assert len(asked.slow.waiting) == 41
+    assert asked.slow.now - began == pytest.approx(ANEW, abs=WHILE)
 
 
 async def test_a_stall_is_no_pace() -> None:
