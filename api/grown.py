@@ -16,6 +16,7 @@ from recsys.bundle import Bundle, sealed
 from recsys.events import InputError
 from recsys.interactions import History, IdMap, Sequences
 from recsys.models import continuations, popularity, session_knn, transitions
+from recsys.models.attributes import NO_IDS
 from recsys.models.item_knn import ItemKnn
 from recsys.snapshot import EMPTY
 from recsys.terms import NOTHING
@@ -29,7 +30,6 @@ NOBODY = History(
     np.zeros(0, np.bool_),
     np.zeros(0, np.int32),
 )
-NO_IDS = IdMap.from_ids([])
 
 
 def grown(bundle: Bundle, items: int, dimensions: int = 0) -> Bundle:

@@ -37,6 +37,7 @@ from recsys.retrieval import SOURCES, Floats, Rows
 from recsys.session import Session
 from recsys.side_index import SideIndex
 from recsys.topk import Longest
+from recsys.userfiles import blocks
 
 # One row an item, best first within a user: what SQL and data frames join without unpacking.
 SCHEMA = {
@@ -215,10 +216,8 @@ def by_source(bundle: Bundle, placement: str, source: str) -> Bundle:
             f"--source: unknown source {source!r}{nearest(source, known)}; known: "
             f"{', '.join(known)}"
         )
-    config = bundle.config
-    ranked = replace(config.placements[placement], ranking=source, sources=())
-    placements = {**config.placements, placement: ranked}
-    return replace(bundle, config=replace(config, placements=placements))
+    config = bundle.config.with_placement(placement, ranking=source, sources=())
+    return replace(bundle, config=config)
 
 
 def lists(
@@ -229,26 +228,20 @@ def lists(
 
     batch: that of the order. No more than a few blocks of users are in memory at a time.
     """
-    blocks = _blocks(user_ids)
-    few = list(islice(blocks, AT_ONCE + 1))
-    blocks = chain(few, blocks)
+    left = blocks(user_ids, BLOCK)
+    few = list(islice(left, AT_ONCE + 1))
+    parts = chain(few, left)
     # BLAS and FAISS are told not to share out one user's work, which would only cost.
     with threadpool_limits(1):
         if threads == 1 or len(few) == 1 or not (batch.together or len(few) > AT_ONCE):
-            yield from ((len(block), batch.lists(block)) for block in blocks)
+            yield from ((len(block), batch.lists(block)) for block in parts)
         elif batch.together:
             pool = ThreadPoolExecutor(threads, initializer=threadpool_limits, initargs=(1,))
-            yield from _in_order(pool, batch.prepared().lists, blocks, AHEAD * threads)
+            yield from _in_order(pool, batch.prepared().lists, parts, AHEAD * threads)
         else:
             context = multiprocessing.get_context("spawn")
             processes = ProcessPoolExecutor(threads, context, _begin, (order,))
-            yield from _in_order(processes, _lists_here, blocks, AHEAD * threads)
-
-
-def _blocks(user_ids: Iterable[str]) -> Iterator[list[str]]:
-    left = iter(user_ids)
-    while block := list(islice(left, BLOCK)):
-        yield block
+            yield from _in_order(processes, _lists_here, parts, AHEAD * threads)
 
 
 def _in_order(

@@ -471,6 +471,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def with_placement(self, name: str, **changes: Any) -> "Config":
+        """The same, with other settings in one of its placements."""
+        placement = dataclasses.replace(self.placements[name], **changes)
+        return dataclasses.replace(self, placements={**self.placements, name: placement})
+
     def settled(self, *, simultaneous: bool, timed: bool = True) -> "Config":
         """With "auto" and None made out for a log. simultaneous: most events of a session share one
         time. timed: its events have times at all. Raises ConfigError where a placement names a

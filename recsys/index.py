@@ -271,7 +271,7 @@ def _empty(factors: NDArray[np.float32], config: IndexConfig, kind: str) -> Any:
     (items, d), metric = factors.shape, faiss.METRIC_INNER_PRODUCT
     codes = faiss.ScalarQuantizer.QT_8bit
     if kind == "hnsw":
-        graph = faiss.IndexHNSWSQ(d, codes, config.hnsw_links, metric)  # type: ignore[arg-type]  # its stubs
+        graph = faiss.IndexHNSWSQ(d, codes, config.hnsw_links, metric)  # type: ignore[arg-type]  # its stubs err
         graph.hnsw.efConstruction = config.hnsw_build
         return graph
     if kind == "sq8":

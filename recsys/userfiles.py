@@ -4,16 +4,16 @@ A text file has one id a line; a CSV or Parquet file has a column `user_id`, and
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
-from recsys.events import InputError
+from recsys.events import MAX_ID_LENGTH, InputError
 from recsys.interactions import IdMap
 
 COLUMN = "user_id"
-LONGEST = 256  # characters of an id, as everywhere
 READ = 65_536  # rows at a time
 
 
@@ -26,8 +26,8 @@ def users_of(path: Path) -> Iterator[str]:
     rows = {".csv": _of_csv, ".parquet": _of_parquet}.get(path.suffix.lower(), _of_text)
     try:
         for row, user in rows(path):
-            if not user or len(user) > LONGEST:
-                what = f"longer than {LONGEST} characters" if user else "empty"
+            if not user or len(user) > MAX_ID_LENGTH:
+                what = f"longer than {MAX_ID_LENGTH} characters" if user else "empty"
                 raise UserFileError(
                     f"{path}, row {row}: {COLUMN} is {what}; mend or remove the row"
                 )
@@ -49,7 +49,7 @@ def all_users(users: IdMap) -> Iterator[str]:
 def once(user_ids: Iterator[str], users: IdMap) -> Iterator[str]:
     """Each user the first time only. users: the known ones; of others the ids are remembered."""
     seen, others = bytearray(len(users)), set[str]()
-    for block in _blocks(user_ids):
+    for block in blocks(user_ids, READ):
         for user, row in zip(block, users.rows(block).tolist(), strict=True):
             if row < 0:
                 if user in others:
@@ -62,14 +62,11 @@ def once(user_ids: Iterator[str], users: IdMap) -> Iterator[str]:
             yield user
 
 
-def _blocks(user_ids: Iterator[str]) -> Iterator[list[str]]:
-    block: list[str] = []
-    for user in user_ids:
-        block.append(user)
-        if len(block) == READ:
-            yield block
-            block = []
-    yield block
+def blocks(user_ids: Iterable[str], size: int) -> Iterator[list[str]]:
+    """So many at a time, fewer at the end."""
+    left = iter(user_ids)
+    while block := list(islice(left, size)):
+        yield block
 
 
 def _of_text(path: Path) -> Iterator[tuple[int, str]]:

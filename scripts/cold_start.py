@@ -83,9 +83,7 @@ def main() -> int:
 
 def exploring(bundle: Bundle, share: float) -> Bundle:
     """The bundle with a share of its default lists for items that nobody has touched."""
-    placement = dataclasses.replace(bundle.config.placements["default"], explore=share)
-    placements = {**bundle.config.placements, "default": placement}
-    config = dataclasses.replace(bundle.config, placements=placements)
+    config = bundle.config.with_placement("default", explore=share)
     return dataclasses.replace(bundle, config=config)
 
 

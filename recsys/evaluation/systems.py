@@ -191,9 +191,8 @@ class Panel:
         if ranking == "fold_in":
             config = replace(config, blend=replace(config.blend, weights=FOLD_IN))
             ranking = "blend"
-        placement = replace(self.placement, ranking=ranking, sources=())
-        placements = {**config.placements, self.request.placement: placement}
-        return replace(self.bundle, config=replace(config, placements=placements))
+        config = config.with_placement(self.request.placement, ranking=ranking, sources=())
+        return replace(self.bundle, config=config)
 
 
 def _has(trail: Trail) -> bool:
