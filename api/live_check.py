@@ -64,6 +64,7 @@ def serving(data_dir: Path, app: str = APP, more: Mapping[str, str] | None = Non
         # Sessions of days are replayed in seconds.
         "RECSYS_MAX_VELOCITY": "1e9",
         "RECSYS_MAX_REPETITION": "1000000000",
+        "RECSYS_MAX_ALIKE": "1000000000",
     }
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, str(data_dir), str(os.getpid()), app],

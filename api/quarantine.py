@@ -70,9 +70,9 @@ async def _acted(store: Store, sessions: Sequence[str]) -> tuple[list[Suspect], 
 
 
 def _table(suspects: Sequence[Suspect]) -> Table:
-    table = Table("session", "since (UTC)", "velocity", "repetition")
+    table = Table("session", "since (UTC)", "velocity", "repetition", "reason")
     for suspect in suspects:
         since = datetime.fromtimestamp(suspect.since, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        scores = (f"{suspect.velocity:.1f}", str(suspect.repetition))
+        scores = (f"{suspect.velocity:.1f}", str(suspect.repetition), suspect.reason)
         table.add_row(escape(suspect.session_id), since, *scores)
     return table

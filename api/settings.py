@@ -42,6 +42,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "RECSYS_LOG_MAXLEN": ("store.log_maxlen", int, "events kept in a live log that nobody reads"),
     "RECSYS_MAX_VELOCITY": ("store.max_velocity", float, "faster sessions go into quarantine"),
     "RECSYS_MAX_REPETITION": ("store.max_repetition", int, "events of one item in a session"),
+    "RECSYS_MAX_ALIKE": ("store.max_alike", int, "events of a session that are all the same"),
     "RECSYS_LOG_PARTITIONS": ("store.log_partitions", int, "partitions of the live log"),
 }
 

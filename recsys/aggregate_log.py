@@ -156,6 +156,9 @@ def _updates(
         parts.append(frame.filter(key.is_not_null(), of).with_columns(cell=1))
     rows = pl.concat(parts).sort("row", maintain_order=True)
     rows = rows.with_columns(key=key, moment=pl.col("timestamp"), amount=pl.lit(1.0))
+    if once := seconds_of(aggregate.once):
+        part = (pl.col("timestamp") / once).floor()
+        rows = rows.filter(pl.struct("key", "session_id", part).is_first_distinct())
     if aggregate.kind == "last_value":
         told = pl.col(aggregate.field)
         rows = rows.filter(told.is_not_null()).with_columns(amount=told)

@@ -6,7 +6,8 @@ leaves out the events of sessions in quarantine. An event counts for each catego
 when it was accepted. Of the events of its types, for each key,
 
 ``decayed_count``: the sum of 2 ** -(age / half-life), by forward decay (Cormode et al., "Forward
-Decay", ICDE 2009): a value and the moment it is of, so a late event is added at its own age.
+Decay", ICDE 2009): a value and the moment it is of, so a late event is added at its own age. With
+``once``, only of the first event of each session in each such time, from 1970 on.
 ``ratio``: (a + smoothing * prior) / (b + smoothing), with a and b the decayed counts of the events
 of ``types`` and of ``of``.
 ``window_count``: how many lie in the current 24th of the window or in the 23 before.
@@ -89,6 +90,7 @@ def definition(
         "gap": seconds_of(aggregate.gap) or 0.0,
         # Left out where it is the default, so that what is declared already goes on.
         **({"field": aggregate.field} if aggregate.field != "value" else {}),
+        **({"once": seconds_of(aggregate.once)} if aggregate.once else {}),
         **({"base": base, "since": since} if base else {}),
     }
     content = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
@@ -108,6 +110,7 @@ def defined(found: Mapping[str, Any]) -> Aggregate:
         half_life=span if found["kind"] in DECAYED else "",
         window=span if found["kind"] in WINDOWED else "",
         gap=f"{found['gap']!r}s" if found["kind"] == "co_count" else "",
+        once=f"{found['once']!r}s" if "once" in found else "",
         field=found.get("field", "value"),
     )
 
@@ -421,14 +424,14 @@ def risen_categories(state: Aggregates) -> tuple[list[str], Doubles] | None:
     """Categories that count for something, and how far they rise, float64; ``None`` where no
     decayed count is kept for them.
 
-    The shortest half-life against the longest of the same types, as in :func:`risen`; the count
-    itself where there is but one.
+    The shortest half-life against the longest of the same types and ``once``, as in :func:`risen`;
+    the count itself where there is but one.
     """
     counts = [a for a in state.declared if (a.kind, a.key) == ("decayed_count", "category")]
     if not counts:
         return None
     short = min(counts, key=lambda count: count.span)
-    alike = (count for count in counts if set(count.types) == set(short.types))
+    alike = (c for c in counts if (set(c.types), c.once) == (set(short.types), short.once))
     long = max(alike, key=lambda count: count.span)
     numbers = np.arange(len(state.names["category"]), dtype=np.int32)
     now, usual = (state.values(count, numbers) for count in (short, long))

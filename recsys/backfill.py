@@ -21,6 +21,7 @@ from recsys import snapshot
 from recsys.aggregate_log import LogFold
 from recsys.aggregates import NEVER, defined, for_everybody, oldest
 from recsys.config import Aggregate, EventsConfig
+from recsys.durations import seconds_of
 from recsys.events import ACCEPTED, TERMS, Event
 from recsys.lake import SCHEMA, Place
 from recsys.quarantine import left_out
@@ -112,6 +113,8 @@ def _memory(aggregate: Aggregate, ttl: float) -> float:
     """Seconds for which the stream knows a session's events when the next one comes."""
     if aggregate.kind == "unique_sessions":
         return 2 * aggregate.span
+    if aggregate.once:
+        return 2 * (seconds_of(aggregate.once) or 0.0)
     return ttl if aggregate.kind == "co_count" or aggregate.key == "session" else NEVER
 
 

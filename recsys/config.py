@@ -316,6 +316,9 @@ class Aggregate:
     window: str = ""
     # co_count only: items further apart in a session do not follow each other.
     gap: str = ""
+    # decayed_count only: of a session's events for a key the first in each such time counts, so
+    # that whoever comes back and back is one; empty: all count.
+    once: str = ""
     # ratio only: as many events with the share ``prior`` count beside those seen.
     smoothing: float = 20.0
     prior: float = 0.0
@@ -345,6 +348,10 @@ class Aggregate:
             self._settle(field_, needed, default, "")
             if needed and not seconds_of(getattr(self, field_)):
                 raise ConfigError(f"{where}.{field_}: {given!r} is not a duration such as 30m, 6h")
+        if self.once and self.kind != "decayed_count":
+            raise ConfigError(f"{where}.once: {self.kind} has none, only decayed_count")
+        if self.once and not seconds_of(self.once):
+            raise ConfigError(f"{where}.once: {self.once!r} is not a duration such as 30m, 6h")
         if bool(self.of) != (self.kind == "ratio"):
             lacks = "needs the event types it is a share of" if not self.of else "only of a ratio"
             raise ConfigError(f"{where}.of: {lacks}")
@@ -364,8 +371,8 @@ class Aggregate:
 # What every configuration has: what is looked at now, and what follows what. ``usual`` is what
 # trends are measured against.
 AGGREGATES = (
-    Aggregate("trending", "decayed_count", half_life="6h"),
-    Aggregate("usual", "decayed_count", half_life="7d"),
+    Aggregate("trending", "decayed_count", half_life="6h", once="12h"),
+    Aggregate("usual", "decayed_count", half_life="7d", once="12h"),
     Aggregate("co_viewed_now", "co_count", half_life="1d"),
 )
 

@@ -3,7 +3,9 @@
 The store scores each session as its events arrive, and puts those of more than `StoreConfig` allows
 into quarantine. They still get answers from what they do, and their events still come into the
 lake; but what they did is taken out of the aggregates of items and pairs and left out of training,
-until they are released. The lake keeps this in one file for each partition, one line a change:
+until they are released. One that did the same thing again and again, but not too often, is
+released by whatever else it does. The lake keeps this in one file for each partition, one line a
+change:
 
     <folder>/_quarantine-2.jsonl
 

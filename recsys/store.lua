@@ -3,9 +3,8 @@
 -- Every key is named here, and those of the log for its readers in store.py. KEYS[1] is the prefix "{namespace}:", whose hash tag
 -- keeps them all on one cluster slot; behind it:
 --   session:<id>:events  list of event payloads in order of arrival, capped, session_ttl
---   session:<id>:meta    hash: version (accepted events so far), user (last known), velocity (a count
---                        that decays and the moment it is of), item:<id> (how often it came),
---                        session_ttl
+--   session:<id>:meta    hash: version (accepted events so far), user (last known), scores (see
+--                        `suspicion`), item:<id> (how often it came), session_ttl
 --   session:<id>:aside   list like events, of those that go to the log only and are counted for
 --                        everybody, so that they can be taken out again; capped, session_ttl
 --   session:<id>:users   set of users whose lists may hold its events, 2 * user_ttl
@@ -15,8 +14,8 @@
 --   log:<partition>      streams of all accepted events: e = payload, u = the session's known user;
 --                        those of a session are in one. Between them, of a session that is put into
 --                        quarantine, q = session, velocity, repetition; of one released, r = session
---   quarantine           hash by session: since when (Unix seconds), velocity and repetition then; or
---                        "released"
+--   quarantine           hash by session: since when (Unix seconds), velocity and repetition then, and
+--                        which limit it is beyond; or "released"
 --   quarantine:since     sorted set of the same sessions; forgotten after user_ttl
 --   aggregates           hash: declared (JSON list, see aggregates.definition), visitor (of these, id
 --                        and key of those kept for users and sessions), epoch (a name that is another
@@ -30,6 +29,8 @@
 --   aggregate:<born>:step:<session>    unique_sessions: hash of the step of the session's latest
 --                        event by key, as long as it may lie in the window. <born>: the epoch in which
 --                        the aggregate was declared; one that ended and began anew has others
+--   aggregate:<born>:once:<session>    decayed_count with once: hash of the time of the first event by
+--                        key and number of the part of time, twice as long as such a part
 --   changes              stream of rows as they become, for mirrors; the last CHANGES of them
 --   items                hash of what is known of each item, see items.encode; '' of a deleted one
 --   items:terms          hash of an item's price and category as JSON; the payload of an event has
@@ -61,6 +62,9 @@ end
 local function step_of(aggregate, session)
   return rows_of(aggregate.id .. aggregate.born) .. ':step:' .. session
 end
+local function once_of(aggregate, session)
+  return rows_of(aggregate.id .. aggregate.born) .. ':once:' .. session
+end
 
 local ITEMS, ITEM_TERMS = KEYS[1] .. 'items', KEYS[1] .. 'items:terms'
 local ITEM_CHANGES = KEYS[1] .. 'items:changes'
@@ -72,6 +76,7 @@ local ASIDE = 1000  -- events of a session that are kept aside
 local VELOCITY_HALF_LIFE = 60  -- seconds
 local CELL, STEPS, NEVER = 16, 24, -math.huge
 local EMPTY = struct.pack('<dd', 0, NEVER)
+local UNSCORED = struct.pack('<ddd', 0, NEVER, 0)
 local NOTHING = 1e-12  -- what is left of a count after all that was added was taken out again
 
 local function version_of(session)
@@ -234,6 +239,19 @@ local function move_session(aggregate, key, event, step, changes)
   redis.call('EXPIRE', steps, math.ceil(2 * aggregate.span))
 end
 
+-- Counts the first event of a session in a part of time, which may come after others.
+local function add_once(aggregate, key, event, changes)
+  local once, part = once_of(aggregate, event.session), math.floor(event.time / aggregate.once)
+  local field = key .. struct.pack('<d', part)
+  local known = redis.call('HGET', once, field)
+  if not known or event.time < tonumber(known) then
+    if known then decay(aggregate, key, 0, tonumber(known), -1, changes) end
+    decay(aggregate, key, 0, event.time, 1, changes)
+    redis.call('HSET', once, field, event.stamp)
+    redis.call('EXPIRE', once, math.ceil(2 * aggregate.once))
+  end
+end
+
 -- Adds to a count that knows nothing of what else was in the session.
 local function add(aggregate, event, amount, changes)
   local counted, of = aggregate.types[event.type], aggregate.of[event.type]
@@ -264,6 +282,10 @@ local function count(aggregate, event, ttl, changes)
     local step = math.floor(event.time / (aggregate.span / STEPS))
     for _, key in ipairs(counted and keys_of(aggregate, event) or {}) do
       move_session(aggregate, key, event, step, changes)
+    end
+  elseif aggregate.once then
+    for _, key in ipairs(counted and keys_of(aggregate, event) or {}) do
+      add_once(aggregate, key, event, changes)
     end
   else
     add(aggregate, event, 1, changes)
@@ -297,6 +319,15 @@ local function take_session(aggregate, session, changes)
   redis.call('DEL', step_of(aggregate, session))
 end
 
+-- Takes out what a session counted once.
+local function take_once(aggregate, session, changes)
+  local times = redis.call('HGETALL', once_of(aggregate, session))
+  for at = 1, #times, 2 do
+    decay(aggregate, string.sub(times[at], 1, -9), 0, tonumber(times[at + 1]), -1, changes)
+  end
+  redis.call('DEL', once_of(aggregate, session))
+end
+
 -- Takes out of an aggregate what a session counted in it. Not out of a last value: what it was
 -- before is not known. A count goes below nothing where the events are still to be filled in.
 local function uncount(aggregate, session, events, changes)
@@ -304,6 +335,8 @@ local function uncount(aggregate, session, events, changes)
     take_steps(aggregate, session, changes)
   elseif aggregate.kind == 'unique_sessions' then
     take_session(aggregate, session, changes)
+  elseif aggregate.once then
+    take_once(aggregate, session, changes)
   elseif aggregate.kind ~= 'last_value' then
     for _, event in ipairs(events) do add(aggregate, event, -1, changes) end
   end
@@ -355,22 +388,43 @@ local function events_held(session)
   return events
 end
 
--- Scores an event by how fast the session's come, a count that decays, and how often its item did.
--- now: when it arrived; it may claim any time.
-local function suspicion(meta, item, now)
-  local velocity, of = struct.unpack('<dd', redis.call('HGET', meta, 'velocity') or EMPTY)
+-- Scores an event by how fast the session's come, a count that decays, how often its item did, and
+-- how many there are as long as all are of one type and one item, else 0; those without an item do
+-- not matter to that. now: when it arrived; it may claim any time.
+-- Kept are the velocity, the moment it is of and how many are alike, and what they are.
+local function suspicion(meta, type, item, now)
+  local scores = redis.call('HGET', meta, 'scores') or UNSCORED
+  local velocity, of, alike = struct.unpack('<ddd', scores)
   velocity = velocity * 2 ^ (math.min(0, of - now) / VELOCITY_HALF_LIFE) + 1
-  redis.call('HSET', meta, 'velocity', struct.pack('<dd', velocity, now))
-  return velocity, item == '' and 0 or redis.call('HINCRBY', meta, 'item:' .. item, 1)
+  local what, this = string.sub(scores, #UNSCORED + 1), type .. ' ' .. item
+  local repetition = 0
+  if item ~= '' then
+    repetition = redis.call('HINCRBY', meta, 'item:' .. item, 1)
+    if what == '' then what = this end
+    if alike >= 0 then alike = what == this and alike + 1 or -1 end
+  end
+  redis.call('HSET', meta, 'scores', struct.pack('<ddd', velocity, now, alike) .. what)
+  return velocity, repetition, math.max(0, alike)
+end
+
+-- Which limit scores are beyond.
+local function beyond(velocity, repetition, alike)
+  if velocity > tonumber(ARGV[8]) then return 'velocity' end
+  if repetition > tonumber(ARGV[9]) then return 'repetition' end
+  return alike > tonumber(ARGV[10]) and 'alike' or nil
+end
+
+local function told_of(since, velocity, repetition, why)
+  return string.format('%s %.1f %d %s', since, velocity, repetition, why)
 end
 
 -- Takes out what a session counted for everybody, and says so in the log.
-local function quarantine(aggregates, session, velocity, repetition, now, keep, log)
+local function quarantine(aggregates, session, velocity, repetition, why, now, keep, log)
   for _, old in ipairs(redis.call('ZRANGEBYSCORE', SINCE, '-inf', now - keep, 'LIMIT', 0, 10)) do
     redis.call('HDEL', QUARANTINE, old)
     redis.call('ZREM', SINCE, old)
   end
-  local told = string.format('%.3f %.1f %d', now, velocity, repetition)
+  local told = told_of(string.format('%.3f', now), velocity, repetition, why)
   redis.call('HSET', QUARANTINE, session, told)
   redis.call('ZADD', SINCE, now, session)
   redis.call(
@@ -382,6 +436,22 @@ local function quarantine(aggregates, session, velocity, repetition, now, keep, 
     if for_everybody(aggregate) then uncount(aggregate, session, events, changes) end
   end
   tell(changes)
+  return told
+end
+
+-- Counts what a session in quarantine did, as far as it is held, and says so in the log. Returns the
+-- moment of the latest event, which may be one of them, and how it is written.
+local function let_out(aggregates, session, ttl, log, moment, stamp)
+  redis.call('XADD', log, '*', 'r', session)
+  local changes = {}
+  for _, event in ipairs(events_held(session)) do
+    for _, aggregate in ipairs(aggregates) do
+      if for_everybody(aggregate) then count(aggregate, event, ttl, changes) end
+    end
+    if event.time > moment then moment, stamp = event.time, event.stamp end
+  end
+  tell(changes)
+  return moment, stamp
 end
 
 local function in_quarantine(session)
@@ -390,14 +460,15 @@ local function in_quarantine(session)
 end
 
 -- ARGV: session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, the most entries of a partition of
--- the log while nobody reads it, the velocity and the repetition above which a session is put into
--- quarantine, the Unix seconds of now, then per event: '1' if its id is the client's, id, session, user or
--- '', type, item or '', Unix seconds, value or '', '1' if it goes to the log only, partition, payload.
+-- the log while nobody reads it, the velocity, the repetition and the number of events that are all
+-- alike above which a session is put into quarantine, the Unix seconds of now, then per event: '1' if its
+-- id is the client's, id, session, user or '', type, item or '', Unix seconds, value or '', '1' if it
+-- goes to the log only, partition, payload.
 -- Returns accepted, duplicates, sessions put into quarantine, then session and version of each session
 -- named.
 local function append()
   local session_cap, user_cap, session_ttl, user_ttl, dedup_ttl, maxlen = unpack(ARGV, 2, 7)
-  local max_velocity, max_repetition, now = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+  local now = tonumber(ARGV[11])
   local accepted, duplicates, quarantined = 0, 0, 0
   local unread = redis.call('EXISTS', log_of('reading')) == 0
   local aggregates, moment = declared(), tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER)
@@ -409,7 +480,7 @@ local function append()
       for type in pairs(aggregate.of) do taken_out[type] = true end
     end
   end
-  for at = 11, #ARGV, EVENT do
+  for at = 12, #ARGV, EVENT do
     local given, id, session, user, type, item, stamp, value = unpack(ARGV, at, at + 7)
     local log_only, partition, payload = unpack(ARGV, at + 8, at + 10)
     if given == '1' and not redis.call('SET', seen_of(id), '', 'NX', 'EX', dedup_ttl) then
@@ -427,11 +498,21 @@ local function append()
       redis.call('HINCRBY', meta, 'version', 1)
       redis.call('EXPIRE', meta, session_ttl)
       local known = redis.call('HGET', QUARANTINE, session)
-      if log_only ~= '1' and not known then
-        local velocity, repetition = suspicion(meta, item, now)
-        if velocity > max_velocity or repetition > max_repetition then
-          quarantine(aggregates, session, velocity, repetition, now, user_ttl, log)
-          quarantined, known = quarantined + 1, true
+      if log_only ~= '1' and known ~= 'released' then
+        local velocity, repetition, alike = suspicion(meta, type, item, now)
+        local why = beyond(velocity, repetition, alike)
+        if why and not known then
+          known = quarantine(aggregates, session, velocity, repetition, why, now, user_ttl, log)
+          quarantined = quarantined + 1
+        elseif why then
+          local since = string.match(known, '^%S+')
+          redis.call('HSET', QUARANTINE, session, told_of(since, velocity, repetition, why))
+        elseif known and alike == 0 and string.match(known, ' alike$') then
+          -- It does something else now.
+          redis.call('HDEL', QUARANTINE, session)
+          redis.call('ZREM', SINCE, session)
+          latest, latest_stamp = let_out(aggregates, session, session_ttl, log, latest, latest_stamp)
+          known = false
         end
       end
       local aside = known and known ~= 'released'
@@ -457,7 +538,7 @@ local function append()
   end
   if latest_stamp then redis.call('HSET', AGGREGATES, 'moment', latest_stamp) end
   local reply, named = {accepted, duplicates, quarantined}, {}
-  for at = 11, #ARGV, EVENT do
+  for at = 12, #ARGV, EVENT do
     local session = ARGV[at + 2]
     if not named[session] then
       named[session] = true
@@ -474,19 +555,9 @@ local function release()
   local session, partition, ttl = unpack(ARGV, 2, 4)
   if not in_quarantine(session) then return 0 end
   redis.call('HSET', QUARANTINE, session, 'released')
-  redis.call('XADD', log_of(partition), '*', 'r', session)
-  local changes, moment = {}, tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER)
-  local aggregates = declared()
-  for _, event in ipairs(events_held(session)) do
-    for _, aggregate in ipairs(aggregates) do
-      if for_everybody(aggregate) then count(aggregate, event, ttl, changes) end
-    end
-    if event.time > moment then
-      moment = event.time
-      redis.call('HSET', AGGREGATES, 'moment', event.stamp)
-    end
-  end
-  tell(changes)
+  local moment = tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER)
+  local _, stamp = let_out(declared(), session, ttl, log_of(partition), moment, nil)
+  if stamp then redis.call('HSET', AGGREGATES, 'moment', stamp) end
   return 1
 end
 

@@ -67,6 +67,9 @@ class StoreConfig:
     # 9 % repeat themselves more. Baskets of hundreds of lines told at once are fast as well.
     max_velocity: float = 300.0  # events that arrived, each worth half after a minute
     max_repetition: int = 20  # events of one item
+    # Events that are all of one type and one item, and no others; until it does something else. Of
+    # the same sessions of clicks .6 % have more, of 186,670 of Diginetica .2 %.
+    max_alike: int = 4
     timeout: float = 0.25  # seconds for one round trip
 
     def __post_init__(self) -> None:
@@ -91,12 +94,14 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A session in quarantine. since: Unix seconds; velocity, repetition: its scores then."""
+    """A session in quarantine. since: Unix seconds; velocity, repetition: its scores when it was
+    last beyond a limit; reason: which that was: velocity, repetition or alike."""
 
     session_id: str
     since: float
     velocity: float
     repetition: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +214,7 @@ class Store:
             max(1, config.log_maxlen // config.log_partitions),
             config.max_velocity,
             config.max_repetition,
+            config.max_alike,
             time.time() if now is None else now,
         ]
         for event in events:
@@ -373,9 +379,9 @@ class Store:
         found = []
         for session, told in _pairs(await self._run("quarantined", [])):
             if told != b"released":
-                since, velocity, repetition = told.split()
-                suspect = (session.decode(), float(since), float(velocity), int(repetition))
-                found.append(Suspect(*suspect))
+                since, velocity, repetition, *reason = told.decode().split()
+                scores = float(since), float(velocity), int(repetition)
+                found.append(Suspect(session.decode(), *scores, "".join(reason)))
         return sorted(found, key=lambda suspect: (-suspect.since, suspect.session_id))
 
     async def release(self, session_id: str) -> bool:

@@ -192,7 +192,8 @@ async def compare(name: str, frame: pl.DataFrame, url: str, seed: int) -> Outcom
         event_id=pl.format("{}-{}", pl.lit(name), "event_id")
     )
     rows = arrivals(frame, rng)
-    store = Store(url, StoreConfig(name, max_velocity=1e9, max_repetition=10**9, timeout=30.0))
+    limits = {"max_velocity": 1e9, "max_repetition": 10**9, "max_alike": 10**9}
+    store = Store(url, StoreConfig(name, timeout=30.0, **limits))
     await mirrored(store, config)
     items = frame["item_id"].drop_nulls().unique().to_list()
     worst: dict[str, float] = {}

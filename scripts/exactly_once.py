@@ -74,8 +74,9 @@ def run(folder: Path, events: int, kills: int, rng: random.Random) -> dict[str, 
                 thread.start()
             killed = dict.fromkeys(KINDS, 0)
             while any(thread.is_alive() for thread in threads):
-                # Evenly over the events, and on to the end if they went faster than thought.
+                # Evenly over the events, which wait where they would get ahead.
                 share = len(posted.acknowledged) / events
+                posted.allowed = min(killed.values()) / kills + 0.1 if kills else 1.0
                 due = [kind for kind in KINDS if killed[kind] < kills * min(1.0, share + 0.02)]
                 if due:
                     kind = rng.choice(due)
@@ -149,7 +150,7 @@ class Posted:
     """Clients that post events until each batch was acknowledged.
 
     acknowledged: ids of events. failed: posts without an answer, or with the 503 that says to try
-    again. wrong: other answers.
+    again. wrong: other answers. allowed: the share of the events above which they wait.
     """
 
     def __init__(self, url: str, events: int) -> None:
@@ -157,6 +158,7 @@ class Posted:
         self.acknowledged: list[str] = []
         self.sent: set[str] = set()
         self.failed = self.wrong = 0
+        self.allowed = 1.0
         self._batches = iter(range(0, events, BATCH))
         self._events = events
         self._lock = threading.Lock()
@@ -165,6 +167,8 @@ class Posted:
         rng = random.Random(client)
         with httpx.Client(base_url=self.url, timeout=10) as connection:
             while True:
+                while len(self.acknowledged) > self.allowed * self._events:
+                    time.sleep(0.05)
                 with self._lock:
                     first = next(self._batches, None)
                 if first is None:
@@ -208,7 +212,8 @@ def served(folder: Path, url: str) -> Iterator[tuple[int, str]]:
     command += ["--data-dir", str(folder), "--redis-url", url, "--workers", "2"]
     errors = (folder / "serve.log").open("w")
     # Each of the few sessions does in seconds what visitors do in a day.
-    environment = {"RECSYS_MAX_VELOCITY": "1e9", "RECSYS_MAX_REPETITION": "1000000000"}
+    limits = ("RECSYS_MAX_VELOCITY", "RECSYS_MAX_REPETITION", "RECSYS_MAX_ALIKE")
+    environment = dict.fromkeys(limits, "1000000000")
     with (
         errors,
         subprocess.Popen(

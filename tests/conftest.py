@@ -46,6 +46,7 @@ async def store(redis_server: EmbeddedRedis, namespace: str) -> AsyncIterator[St
         user_cap=8,
         max_velocity=1e9,
         max_repetition=10**9,
+        max_alike=10**9,
         timeout=5.0,
     )
     store = Store(redis_server.url, config)

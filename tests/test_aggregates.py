@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from recsys.aggregate_log import LogFold
 from recsys.aggregates import STEPS, Aggregates, defined, definition, oldest
 from recsys.config import Aggregate, Config, ConfigError
+from recsys.durations import seconds_of
 
 DECLARED = (
     Aggregate("count", "decayed_count", half_life="1h"),
@@ -30,6 +31,8 @@ DECLARED = (
         "its_rate", "ratio", "category", types=("click",), of=("impression",), half_life="2h"
     ),
     Aggregate("its_sessions", "unique_sessions", "category", window="2h"),
+    Aggregate("visitors", "decayed_count", half_life="1h", once="100m"),
+    Aggregate("its_visitors", "decayed_count", "category", half_life="2h", once="2h"),
     Aggregate("its_last", "last_value", "category"),
     Aggregate("its_price", "last_value", "category", types=("click",), field="price"),
 )
@@ -83,7 +86,15 @@ def expected(aggregate: Aggregate, rows: list[Row]) -> dict[Any, float]:
         step = aggregate.span / STEPS
         return math.floor(time / step) > math.floor(moment / step) - STEPS
 
-    if aggregate.kind == "decayed_count":
+    if aggregate.once:
+        part = {"100m": 6000, "2h": 7200}[aggregate.once]
+        firsts: dict[Any, float] = {}
+        for row in counted:
+            mark = row[key], row[0], row[4] // part
+            firsts[mark] = min(row[4], firsts.get(mark, math.inf))
+        for (name, _, _), time in firsts.items():
+            found[name] += worth(time)
+    elif aggregate.kind == "decayed_count":
         for row in counted:
             found[row[key]] += worth(row[4])
     elif aggregate.kind == "ratio":
@@ -197,6 +208,17 @@ def test_the_same_statistic_has_the_same_id() -> None:
         for name, half_life in (("a", "1h"), ("b", "60m"), ("a", "2h"))
     )
     assert one == other != longer
+
+
+def test_counting_once_is_another_statistic() -> None:
+    """Which the stream is told, and which a definition is read back to."""
+    bare, once = (
+        definition(Aggregate("a", "decayed_count", once=once), Config()) for once in ("", "12h")
+    )
+    assert "once" not in bare
+    assert bare["id"] != once["id"]
+    assert once["once"] == 12 * 3600
+    assert seconds_of(defined(once).once) == 12 * 3600
 
 
 def test_what_counts_no_longer_may_be_forgotten() -> None:

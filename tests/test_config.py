@@ -74,6 +74,11 @@ def aggregate(**fields: object) -> dict[str, object]:
         (aggregate(window="1 year"), "aggregate.x.window: '1 year' is not a duration such as"),
         (aggregate(window="0s"), "aggregate.x.window: '0s' is not a duration such as"),
         (aggregate(half_life="1h"), "aggregate.x.half_life: window_count has none"),
+        (aggregate(once="1h"), "aggregate.x.once: window_count has none, only decayed_count"),
+        (
+            aggregate(kind="decayed_count", once="often"),
+            "aggregate.x.once: 'often' is not a duration",
+        ),
         (aggregate(key="pair"), "aggregate.x.key: 'pair' is not for window_count"),
         (aggregate(kind="co_count", key="item"), "aggregate.x.key: 'item' is not for co_count"),
         (aggregate(of=["view"]), "aggregate.x.of: only of a ratio"),

@@ -30,10 +30,11 @@ TAKEN_OUT = tuple(a for a in DECLARED if for_everybody(a) and a.kind != "last_va
 NOW = 1.8e9
 
 
-def limited(store: Store, velocity: float = 1e9, repetition: int = 10**9, cap: int = 100) -> Store:
-    store.config = replace(
-        store.config, max_velocity=velocity, max_repetition=repetition, session_cap=cap
-    )
+def limited(
+    store: Store, velocity: float = 1e9, repetition: int = 10**9, alike: int = 10**9
+) -> Store:
+    limits = {"max_velocity": velocity, "max_repetition": repetition, "max_alike": alike}
+    store.config = replace(store.config, **limits, session_cap=100)
     return store
 
 
@@ -90,6 +91,42 @@ async def test_a_session_that_repeats_itself(store: Store) -> None:
     before = REGISTRY.get_sample_value(name) or 0
     events_recorded(appended, 0)
     assert REGISTRY.get_sample_value(name) == before + 1
+
+
+async def test_a_session_of_nothing_else(store: Store) -> None:
+    """Five views of one item are suspicious; not with a purchase or another item among them."""
+    limited(store, alike=4)
+    for session, items in (("bot", "aaaaa"), ("patient", "aaaa"), ("visitor", "baaaaaa")):
+        await store.append([Event("search", session), *clicks(session, items)], now=NOW)
+    bought = clicks("buyer", "aaaaaa")
+    bought[2] = replace(bought[2], type="purchase")
+    await store.append(bought, now=NOW)
+    (suspect,) = await store.quarantined()
+    assert (suspect.session_id, suspect.repetition, suspect.reason) == ("bot", 5, "alike")
+
+
+async def test_one_that_does_something_else_after_all(
+    store: Store, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    """Counts again by itself, in the lake too; one that repeated itself too often does not."""
+    limited(store, repetition=7, alike=4)
+    await mirrored(store, CONFIG)
+    keen, bot = clicks("keen", "aaaaaaba"), clicks("bot", "aaaaaaaab")
+    for events in (keen, bot):
+        for event in events[:-2]:
+            await store.append([event], now=NOW)
+    assert await names(store) == {"keen", "bot"}
+    assert_counts((await mirrored(store, CONFIG, declare=False)).state, [])
+    for event in (*keen[-2:], *bot[-2:]):
+        await store.append([event], now=NOW)
+    (suspect,) = await store.quarantined()
+    assert (suspect.session_id, suspect.reason) == ("bot", "repetition")
+    assert_counts((await mirrored(store, CONFIG, declare=False)).state, keen)
+    Stream(redis_server.url, Lake(tmp_path), store.config).drain()
+    assert left_out(tmp_path) == {"bot"}
+    more = clicks("keen", "aa", 1.7e9 + 1000)
+    await store.append(more, now=NOW)
+    assert await names(store) == {"keen", "bot"}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -214,6 +251,7 @@ def test_list_and_release_on_the_command_line(
         store = Store(redis_server.url)
         store._prefix = f"{{{namespace}}}:"
         await store.append(clicks("bot", "a" * 21), now=NOW)
+        await store.append(clicks("fan", "a" * 5), now=NOW - 1)
         await store.close()
 
     def said(*words: str, status: int = 0) -> dict[str, list[object]]:
@@ -223,9 +261,12 @@ def test_list_and_release_on_the_command_line(
         return answer
 
     asyncio.run(hammer())
-    expected = {"session_id": "bot", "since": NOW, "velocity": 21.0, "repetition": 21}
-    assert said("list") == {"quarantined": [expected]}
-    assert said("release", "bot") == {"released": ["bot"]}
+    expected = [
+        {"session_id": name, "since": at, "velocity": n, "repetition": n, "reason": why}
+        for name, at, n, why in (("bot", NOW, 21, "repetition"), ("fan", NOW - 1, 5, "alike"))
+    ]
+    assert said("list") == {"quarantined": expected}
+    assert said("release", "bot", "fan") == {"released": ["bot", "fan"]}
     assert said("list") == {"quarantined": []}
     assert said("release", "bot", status=2) == {"released": []}
     assert said("release", status=2) == {}

@@ -66,7 +66,9 @@ def data_dir(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(data_dir: Path, redis_server: EmbeddedRedis, namespace: str) -> Settings:
     # These limits are for production; a test machine may be busy.
-    config = StoreConfig(namespace, max_velocity=1e9, max_repetition=10**9, timeout=5.0)
+    config = StoreConfig(
+        namespace, max_velocity=1e9, max_repetition=10**9, max_alike=10**9, timeout=5.0
+    )
     return Settings(data_dir, redis_server.url, max_wait=60.0, store=config)
 
 

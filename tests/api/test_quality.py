@@ -43,7 +43,7 @@ def walked() -> Bundle:
 def told() -> Bundle:
     """The same, and its ranker is told what the stream says."""
     bundle = train(walks(200), small_config(**RANKED, aggregate=LIVE))
-    assert bundle.facts.features["live_trending"] > 0
+    assert bundle.facts.features["live_co_viewed_now_share"] > 0
     return bundle
 
 
