@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 import polars as pl
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.config import EventsConfig
 from recsys.events import MIN_WEIGHT, InputError
+from recsys.grouped import by_session, by_visitor
 from recsys.numbers import numbered, renumbered
 
 Rows = NDArray[np.int32]
@@ -178,21 +178,20 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
     The same rules as a live session: types weigh as configured, a negative event cancels what the
     visitor did before with that item. Raises NoInteractionsError.
     """
-    session, all_sessions = numbered(frame["session_id"])
-    columns = frame.select("user_id", "item_id", "type", "timestamp", "value", session=session)
-    events = _weighted(_joined(columns), config)
-    weight = events["weight"].to_numpy()
-    session = events["session"].to_numpy()
-    with ThreadPoolExecutor(2) as pool:
-        of_items = pool.submit(numbered, events["item_id"])
-        user, user_names = numbered(events["user_id"])
-        item, item_names = of_items.result()
-    if (weight <= 0).any():
-        standing = _standing(_visitors(user, session), item, weight)
-        events, weight, session = events.filter(standing), weight[standing], session[standing]
+    with ThreadPoolExecutor(2) as pool:  # compiled code lets others run
+        of_items = pool.submit(numbered, frame["item_id"])
+        session, all_sessions = numbered(frame["session_id"])
+        of_users = pool.submit(numbered, _users(frame["user_id"], session))
+        weight = _weights(frame, config)
+        (item, item_names), (user, user_names) = of_items.result(), of_users.result()
+    bought, time = (frame["type"] == "purchase").to_numpy(), frame["timestamp"].to_numpy()
+    standing = _standing(_visitors(user, session), item, weight)
+    if not standing.all():
+        weight, bought, time = weight[standing], bought[standing], time[standing]
+        session, _ = renumbered(session[standing])
         item, item_names = _without_absent(item[standing], item_names)
         user, user_names = _without_absent(user[standing], user_names)
-    if events.is_empty():
+    if not len(item):
         raise NoInteractionsError(
             "the log has no event that shows interest in an item; "
             "check the type column and [events.weights]"
@@ -202,26 +201,30 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
     ranked = known.sort("popularity", "name", descending=[True, False])["row"].to_numpy()
     by_id = user_names.arg_sort().to_numpy()
     item, user = _ranks(ranked)[item], _placed(user, _ranks(by_id))
-    session, _ = renumbered(session)
-    time, bought = events["timestamp"].to_numpy(), (events["type"] == "purchase").to_numpy()
-    items = len(ranked)
-    with ThreadPoolExecutor(2) as pool:  # compiled code lets others run
-        of_sessions = pool.submit(_matrix, session, item, np.ones(len(item)), items)
-        sequenced = pool.submit(_sequenced, session, item, user)
-        by_visitor = _matrix(_visitors(user, session), item, weight, items)
-        history = _history(by_visitor[: len(by_id)], user, item, session, weight, bought)
-        by_session = of_sessions.result()
-        indptr, in_order, known_sessions, last = sequenced.result()
-    by_session.data[:] = 1
+    items, users = len(ranked), len(by_id)
+    with ThreadPoolExecutor(2) as pool:
+        of_sessions = pool.submit(by_session, session, item, user, users)
+        of_visitors = pool.submit(by_visitor, _visitors(user, session), item, weight, bought, users)
+        item_map = IdMap.from_ids(item_names.gather(ranked).to_list())
+        user_map = IdMap.from_ids(user_names.gather(by_id).to_list())
+        sessions, visitors = of_sessions.result(), of_visitors.result()
     return Interactions(
-        items=IdMap.from_ids(item_names.gather(ranked).to_list()),
-        users=IdMap.from_ids(user_names.gather(by_id).to_list()),
-        by_visitor=by_visitor,
-        by_session=by_session,
-        sequences=Sequences(indptr, in_order),
-        strangers=~known_sessions,
-        ended=time[last],
-        history=history,
+        items=item_map,
+        users=user_map,
+        by_visitor=_matrix(visitors.weights, visitors.items, visitors.indptr, items),
+        by_session=_matrix(
+            np.ones(len(sessions.items), np.float32), sessions.items, sessions.indptr, items
+        ),
+        sequences=Sequences(sessions.starts, sessions.sequence),
+        strangers=~sessions.known,
+        ended=time[sessions.ends],
+        history=History(
+            visitors.indptr[: users + 1],
+            visitors.latest,
+            visitors.their_weights,
+            visitors.bought,
+            sessions=sessions.visits.astype(np.int32),
+        ),
         popularity=popularity[ranked],
         sessions=len(all_sessions),
         repeat_purchase_rate=_repeat_purchase_rate(user, session, item, bought),
@@ -251,22 +254,22 @@ def _digest(encoded: bytes) -> bytes:
     return hashlib.blake2b(encoded, digest_size=8).digest()
 
 
-def _joined(frame: pl.DataFrame) -> pl.DataFrame:
+def _users(user_id: pl.Series, session: Rows) -> pl.Series:
     """Events of a session without a user are those of the user it names, as in the live store: of
     the one before, else of the first."""
-    if frame["user_id"].null_count() in (0, len(frame)):
-        return frame
+    if user_id.null_count() in (0, len(user_id)):
+        return user_id
+    frame = pl.DataFrame({"user_id": user_id, "session": session})
     user = pl.col("user_id").forward_fill().backward_fill().over("session")
-    return frame.with_columns(user_id=user)
+    return frame.select(user).to_series()
 
 
-def _weighted(frame: pl.DataFrame, config: EventsConfig) -> pl.DataFrame:
-    """Events that say something of taste, with their weight."""
+def _weights(frame: pl.DataFrame, config: EventsConfig) -> Doubles:
+    """What each event says of taste."""
     weight = pl.col("type").replace_strict(config.weights, default=0.0, return_dtype=pl.Float64)
     rated = (pl.col("type") == "rating") & pl.col("value").is_not_null()
     weight = pl.when(rated).then(weight * pl.col("value") / config.rating_scale).otherwise(weight)
-    said = pl.col("item_id").is_not_null() & (pl.col("weight").abs() >= MIN_WEIGHT)
-    return frame.with_columns(weight=weight).filter(said)
+    return frame.select(weight.fill_null(0.0)).to_series().to_numpy()
 
 
 def _visitors(user: Rows, session: Rows) -> Longs:
@@ -276,11 +279,12 @@ def _visitors(user: Rows, session: Rows) -> Longs:
 
 
 def _standing(visitor: Longs, item: Rows, weight: Doubles) -> NDArray[np.bool_]:
-    """Positive events after the last negative one of the same visitor and item."""
-    pairs = visitor * (int(item.max()) + 1) + item
-    negative = np.flatnonzero(weight < 0)
-    standing = weight > 0
+    """Positive events of items after the last negative one of the same visitor and item."""
+    said = (item >= 0) & (np.abs(weight) >= MIN_WEIGHT)
+    standing = said & (weight > 0)
+    negative = np.flatnonzero(said & (weight < 0))
     if len(negative):
+        pairs = visitor * (int(item.max()) + 2) + item
         cancelled, which = np.unique(pairs[negative], return_inverse=True)
         last = np.zeros(len(cancelled), dtype=np.int64)
         np.maximum.at(last, which, negative)
@@ -307,115 +311,11 @@ def _placed(numbers: Rows, ranks: Rows) -> Rows:
 
 
 def _matrix(
-    rows: NDArray[np.integer], item: Rows, weight: Doubles, items: int
+    weights: NDArray[np.float32], item: Rows, indptr: Longs, items: int
 ) -> sparse.csr_matrix:
-    """Summed weights, by the rows that there are."""
-    # Visitors without a row of their own (a known user's sessions) are squeezed out.
-    there = np.zeros(int(rows.max()) + 1, dtype=np.bool_)
-    there[rows] = True
-    dense = (np.cumsum(there, dtype=np.int32) - np.int32(1))[rows]
-    matrix = sparse.csr_matrix(
-        (weight.astype(np.float32), (dense, item)),
-        shape=(int(np.count_nonzero(there)), items),
-        dtype=np.float32,
-    )
-    matrix.sum_duplicates()
+    matrix = sparse.csr_matrix((weights, item, indptr), shape=(len(indptr) - 1, items))
+    matrix.has_canonical_format = True
     return matrix
-
-
-@njit(cache=True, nogil=True)
-def _sequenced(
-    session: Rows, item: Rows, user: Rows
-) -> tuple[Longs, Rows, NDArray[np.bool_], Longs]:
-    """Items of sessions in the order of their ends, which are somebody's, and where each ended."""
-    sessions = session.max() + 1
-    last, count = np.empty(sessions, np.int64), np.zeros(sessions, np.int64)
-    for k in range(len(session)):
-        last[session[k]] = k
-        count[session[k]] += 1
-    place, ends = np.empty(sessions, np.int64), np.empty(sessions, np.int64)
-    indptr, n = np.zeros(sessions + 1, np.int64), 0
-    for k in range(len(session)):
-        if last[session[k]] == k:
-            place[session[k]], ends[n] = n, k
-            indptr[n + 1] = indptr[n] + count[session[k]]
-            n += 1
-    fill, items = indptr[:-1].copy(), np.empty(len(item), np.int32)
-    # A session is somebody's from the event on that says so; an earlier one may not.
-    known = np.zeros(sessions, np.bool_)
-    for k in range(len(session)):
-        at = place[session[k]]
-        items[fill[at]] = item[k]
-        fill[at] += 1
-        known[at] |= user[k] >= 0
-    return indptr, items, known, ends
-
-
-def _history(
-    by_user: sparse.csr_matrix,
-    user: Rows,
-    item: Rows,
-    session: Rows,
-    weight: Doubles,
-    bought: NDArray[np.bool_],
-) -> History:
-    """by_user: which items each known user has, ascending."""
-    indptr = by_user.indptr.astype(np.int64)
-    first, others = _visits(user, session, len(indptr) - 1)
-    again = pl.Series(others).unique().to_numpy() // (int(session.max()) + 1)
-    return History(
-        indptr,
-        *_latest_first(indptr, by_user.indices, user, item, weight, bought),
-        sessions=(first + np.bincount(again, minlength=len(first))).astype(np.int32),
-    )
-
-
-@njit(cache=True, nogil=True)
-def _visits(user: Rows, session: Rows, users: int) -> tuple[Longs, Longs]:
-    """Of how many sessions each user is the first, and the user, times the number of sessions, plus
-    the session of events that are of another one."""
-    first, counts = np.full(session.max() + 1, -1, np.int32), np.zeros(users, np.int64)
-    others, n = np.empty(16, np.int64), 0
-    for k in range(len(user)):
-        if user[k] < 0 or first[session[k]] == user[k]:
-            continue
-        if first[session[k]] < 0:
-            first[session[k]] = user[k]
-            counts[user[k]] += 1
-            continue
-        if n == len(others):
-            others = np.concatenate((others, np.empty(n, np.int64)))
-        others[n] = np.int64(user[k]) * len(first) + session[k]
-        n += 1
-    return counts, others[:n].copy()
-
-
-@njit(cache=True, nogil=True)
-def _latest_first(
-    indptr: Longs,
-    items: Rows,
-    user: Rows,
-    item: Rows,
-    weight: Doubles,
-    bought: NDArray[np.bool_],
-) -> tuple[Rows, NDArray[np.float32], NDArray[np.bool_]]:
-    """Each user's items, the one touched last first, with summed weights and whether bought."""
-    total, place = np.zeros(len(items)), np.full(len(items), -1, np.int64)
-    of, was_bought = np.empty(len(user), np.int64), np.zeros(len(items), np.bool_)
-    for k in range(len(user)):
-        if user[k] >= 0:
-            start, end = indptr[user[k]], indptr[user[k] + 1]
-            of[k] = start + np.searchsorted(items[start:end], item[k])
-            total[of[k]] += weight[k]
-            was_bought[of[k]] |= bought[k]
-    fill = indptr[:-1].copy()
-    for k in range(len(user) - 1, -1, -1):
-        if user[k] >= 0 and place[of[k]] < 0:
-            place[of[k]] = fill[user[k]]
-            fill[user[k]] += 1
-    order = np.empty(len(items), np.int64)
-    order[place] = np.arange(len(items))
-    return items[order], total[order].astype(np.float32), was_bought[order]
 
 
 def _repeat_purchase_rate(
