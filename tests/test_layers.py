@@ -14,7 +14,7 @@ ORDER = [
     *("items", "itemfiles"),
     *("timestamps", "cautions", "logfiles", "categories", "logrows", "quarantine", "logs"),
     *("metrics", "index", "topk"),
-    *("interrupts", "numbers", "interactions", "userfiles"),
+    *("interrupts", "numbers", "grouped", "interactions", "userfiles"),
     *("terms", "aggregates", "aggregate_log", "snapshot", "session"),
     *("catalog", "filters", "unseen", "models.attributes"),
     *("models.als", "models.bpr", "models.svd", "models.embedding"),
