@@ -42,7 +42,14 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
             await asyncio.gather(*tasks, return_exceptions=True)
             await engine.store.close()
 
-    app = FastAPI(title="recsys", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="recsys",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # FastAPI's own looks on every request whether somebody listens; /metrics has it all.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     app.add_middleware(Telemetry)
     # Around all else: what is refused is to cost next to nothing.
     app.add_middleware(Admission, longest=settings.max_wait)

@@ -34,7 +34,7 @@ from api.plots import latency_by_load
 from api.routes.direct import Direct
 from api.serve import APP
 from recsys import shelf as shelves
-from recsys.bundle import Bundle
+from recsys.bundle import Bundle, sealed
 from recsys.events import InputError
 from recsys.mirror import FOLLOWED
 from recsys.registry import Registry
@@ -114,7 +114,8 @@ def benchmark_serving(
 def _served(bundle: Bundle, app: str = APP, more: Mapping[str, str] | None = None) -> Iterator[str]:
     """A server on a bundle, in a folder of its own: what the load does is nobody's data."""
     with tempfile.TemporaryDirectory(prefix="recsys-benchmark-") as name:
-        Registry(Path(name) / "bundles").publish(bundle)
+        # What an earlier version trained is told of with today's settings, under another name.
+        Registry(Path(name) / "bundles").publish(sealed(bundle))
         with serving(Path(name), app, more) as url:
             yield url
 

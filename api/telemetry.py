@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from time import perf_counter
 
 from prometheus_client import (
@@ -68,9 +69,9 @@ def bundle_swapped(old: str | None, new: str) -> None:
 
 
 def events_recorded(appended: Appended, rejected: int) -> None:
-    events.labels("accepted").inc(appended.accepted)
-    events.labels("duplicate").inc(appended.duplicates)
-    events.labels("rejected").inc(rejected)
+    _events("accepted").inc(appended.accepted)
+    _events("duplicate").inc(appended.duplicates)
+    _events("rejected").inc(rejected)
     quarantined.inc(appended.quarantined)
 
 
@@ -86,7 +87,7 @@ def qualities(counts: Mapping[str, tuple[int, int]]) -> None:
 
 
 def recommended(tier: str, reason: str | None) -> None:
-    recommendations.labels(tier).inc()
+    _recommendations(tier).inc()
     if reason:
         degraded.labels(reason).inc()
 
@@ -98,6 +99,27 @@ def exposition() -> tuple[bytes, str]:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+# Looking for the labels' child takes several times as long as counting.
+@cache
+def _requests(method: str, route: str, status: int) -> Counter:
+    return requests.labels(method, route, status)
+
+
+@cache
+def _seconds(route: str) -> Histogram:
+    return seconds.labels(route)
+
+
+@cache
+def _events(outcome: str) -> Counter:
+    return events.labels(outcome)
+
+
+@cache
+def _recommendations(tier: str) -> Counter:
+    return recommendations.labels(tier)
 
 
 class Telemetry:
@@ -124,5 +146,5 @@ class Telemetry:
         finally:
             # Ids in paths would make a time series each, so the pattern stands for the path.
             route = getattr(scope.get("route"), "path", "unmatched")
-            seconds.labels(route).observe(perf_counter() - start)
-            requests.labels(scope["method"], route, status).inc()
+            _seconds(route).observe(perf_counter() - start)
+            _requests(scope["method"], route, status).inc()

@@ -79,6 +79,56 @@ local EMPTY = struct.pack('<dd', 0, NEVER)
 local UNSCORED = struct.pack('<ddd', 0, NEVER, 0)
 local NOTHING = 1e-12  -- what is left of a count after all that was added was taken out again
 
+-- What became of the rows since a place in the stream of changes: the epoch, the moment, whether
+-- changes since then were cut, and the changes, not more than a number.
+local function changed_since(place, most)
+  local epoch, moment = unpack(redis.call('HMGET', AGGREGATES, 'epoch', 'moment'))
+  local first = redis.call('XRANGE', CHANGES, '-', '+', 'COUNT', 1)[1]
+  local cut = 0
+  if first and place ~= '0-0' and #redis.call('XRANGE', CHANGES, '-', place, 'COUNT', 1) == 0 then
+    cut = 1
+  end
+  local changes = redis.call('XRANGE', CHANGES, '(' .. place, '+', 'COUNT', most)
+  return {epoch or '', moment or '', cut, changes}
+end
+
+-- What became of items since a place in the stream of changes, not more than a number. First comes
+-- the entry at that place, bare; where it is not there, others may be missing too.
+local function items_since(place, most)
+  local entries = redis.call('XRANGE', ITEM_CHANGES, place, '+', 'COUNT', most + 1)
+  if entries[1] and entries[1][1] == place then entries[1][2] = {} end
+  return entries
+end
+
+-- ARGV: session or '', user or '', a place in the stream of changes or '', how many changes at most,
+-- and both for changes of items. The user defaults to the session's known one.
+local function read()
+  local session, user, place, most, items_place, items_most = unpack(ARGV, 2, 7)
+  local version, events, user_events = 0, {}, {}
+  if session ~= '' then
+    local meta = redis.call('HMGET', meta_of(session), 'version', 'user')
+    version = tonumber(meta[1] or 0)
+    events = redis.call('LRANGE', events_of(session), 0, -1)
+    if user == '' and meta[2] then user = meta[2] end
+  end
+  if user ~= '' then user_events = redis.call('LRANGE', user_of(user), 0, -1) end
+  local own = {}
+  for id, kept_for in string.gmatch(redis.call('HGET', AGGREGATES, 'visitor') or '', '(%w+)=(%w+)') do
+    local key = kept_for == 'session' and session or user
+    local row = key ~= '' and redis.call('HGET', rows_of(id), key)
+    if row then
+      own[#own + 1] = id
+      own[#own + 1] = row
+    end
+  end
+  local changes = place ~= '' and changed_since(place, most) or {}
+  local of_items = items_place ~= '' and items_since(items_place, items_most) or {}
+  return {version, user, events, user_events, own, changes, of_items}
+end
+
+-- What is made is made anew in each call: the two that are called most return before the rest is.
+if ARGV[1] == 'read' then return read() end
+
 local function version_of(session)
   return tonumber(redis.call('HGET', meta_of(session), 'version') or 0)
 end
@@ -549,6 +599,8 @@ local function append()
   return reply
 end
 
+if ARGV[1] == 'append' then return append() end
+
 -- ARGV: session, its partition, session_ttl. Counts what a session in quarantine did, as far as it is
 -- held, and lets it count from now on; returns 1, or 0 for one that is not in quarantine.
 local function release()
@@ -563,19 +615,6 @@ end
 
 -- Returns the sessions in quarantine and those released, and of each what is known, in turn.
 local function quarantined() return redis.call('HGETALL', QUARANTINE) end
-
--- What became of the rows since a place in the stream of changes: the epoch, the moment, whether
--- changes since then were cut, and the changes, not more than a number.
-local function changed_since(place, most)
-  local epoch, moment = unpack(redis.call('HMGET', AGGREGATES, 'epoch', 'moment'))
-  local first = redis.call('XRANGE', CHANGES, '-', '+', 'COUNT', 1)[1]
-  local cut = 0
-  if first and place ~= '0-0' and #redis.call('XRANGE', CHANGES, '-', place, 'COUNT', 1) == 0 then
-    cut = 1
-  end
-  local changes = redis.call('XRANGE', CHANGES, '(' .. place, '+', 'COUNT', most)
-  return {epoch or '', moment or '', cut, changes}
-end
 
 -- What is known of an item from now on, and its terms, both '' for a deleted one.
 local function put_item(item, data, terms)
@@ -623,42 +662,8 @@ local function items()
   return {last and last[1] or '0-0', found[1], found[2]}
 end
 
--- What became of items since a place in the stream of changes, not more than a number. First comes
--- the entry at that place, bare; where it is not there, others may be missing too.
-local function items_since(place, most)
-  local entries = redis.call('XRANGE', ITEM_CHANGES, place, '+', 'COUNT', most + 1)
-  if entries[1] and entries[1][1] == place then entries[1][2] = {} end
-  return entries
-end
-
 -- ARGV: a place in the stream of items' changes, how many at most.
 local function follow_items() return items_since(ARGV[2], ARGV[3]) end
-
--- ARGV: session or '', user or '', a place in the stream of changes or '', how many changes at most,
--- and both for changes of items. The user defaults to the session's known one.
-local function read()
-  local session, user, place, most, items_place, items_most = unpack(ARGV, 2, 7)
-  local version, events, user_events = 0, {}, {}
-  if session ~= '' then
-    local meta = redis.call('HMGET', meta_of(session), 'version', 'user')
-    version = tonumber(meta[1] or 0)
-    events = redis.call('LRANGE', events_of(session), 0, -1)
-    if user == '' and meta[2] then user = meta[2] end
-  end
-  if user ~= '' then user_events = redis.call('LRANGE', user_of(user), 0, -1) end
-  local own = {}
-  for id, kept_for in string.gmatch(redis.call('HGET', AGGREGATES, 'visitor') or '', '(%w+)=(%w+)') do
-    local key = kept_for == 'session' and session or user
-    local row = key ~= '' and redis.call('HGET', rows_of(id), key)
-    if row then
-      own[#own + 1] = id
-      own[#own + 1] = row
-    end
-  end
-  local changes = place ~= '' and changed_since(place, most) or {}
-  local of_items = items_place ~= '' and items_since(items_place, items_most) or {}
-  return {version, user, events, user_events, own, changes, of_items}
-end
 
 -- The place after which all that comes into a partition of the log lies: its last one, or that of
 -- the millisecond before, which is behind those of a log that was lost.
@@ -883,7 +888,7 @@ local function end_probation()
 end
 
 local operations = {
-  append = append, read = read, identify = identify, forget = forget, lag = lag,
+  identify = identify, forget = forget, lag = lag,
   declare = declare, unfilled = unfilled, fill = fill, rows = rows, sweep = sweep, seen = seen,
   follow = follow,
   put_items = put_items, delete_item = delete_item, item = item, items = items,

@@ -21,18 +21,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from hiredis import pack_command
+from hiredis import ProtocolError, Reader, ReplyError, pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError
 
 from recsys import items
 from recsys.events import LOG_ONLY_TYPES, Event, InputError, decode_known, encode
@@ -45,6 +39,10 @@ DOWN_FOR = 1.0  # seconds during which a store that failed is not asked again
 MOST_PARTITIONS = 64  # of the live log: readers look for so many
 QUALITY_TTL = 30 * 24 * 3600  # seconds that figures of a bundle's live quality are kept
 TURNS = 5  # looks at the oldest call within the time limit
+MORE = object()  # an answer that is not whole yet
+# What Redis says begins so while it takes no writes: its disk, its replicas or its memory fail it,
+# or it is a replica.
+READS_ONLY = ("MISCONF", "NOREPLICAS", "OOM", "READONLY")
 
 
 @dataclass(frozen=True)
@@ -182,6 +180,10 @@ class StoreUnavailable(Exception):  # noqa: N818  # a state of the world, like K
 
 class StoreRefusal(StoreUnavailable):
     """Redis answers, but refuses; the text has its words."""
+
+
+class NoScript(Exception):  # noqa: N818  # no error: it is to be told the script
+    """Redis does not know the script."""
 
 
 class StoreUrlError(InputError):
@@ -435,57 +437,58 @@ class Store:
             return await self._link.call(
                 "EVALSHA", SCRIPT_SHA, 1, self._prefix, operation, *arguments
             )
-        except NoScriptError:  # a server that has just started
+        except NoScript:  # a server that has just started
             return await self._link.call("EVAL", SCRIPT, 1, self._prefix, operation, *arguments)
 
 
-class _Link:
+class _Link(asyncio.Protocol):
     """One connection for all calls of a process: commands go out as they come, answers return in
-    the same order. A pool would cost several turns of a busy event loop per call.
+    the same order. A pool, and streams, would cost several turns of a busy event loop per call.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         self._timeout = timeout
         self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
         self._connecting = asyncio.Lock()
-        self._connection: AbstractConnection | None = None
+        self._transport: asyncio.Transport | None = None
+        self._reader = Reader(notEnoughData=MORE)
         self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._down_until = 0.0
 
     async def call(self, *command: Any) -> Any:
-        """The answer to a command. Raises StoreUnavailable, NoScriptError.
+        """The answer to a command. Raises StoreUnavailable, NoScript.
 
         Never tried twice: a batch whose answer was lost may have been counted.
         """
-        # In a quarter of the time of the connection's own packing, which is Python's. What cannot
-        # be packed must not wait for an answer: later ones would be handed to the wrong calls.
+        # What cannot be packed must not wait for an answer: later ones would be handed to the wrong
+        # calls.
         packed = pack_command(command)
-        connection = self._connection or await self._connect()
+        transport = self._transport or await self._connect()
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
         try:
-            await connection.send_packed_command(packed, check_health=False)
-        # RuntimeError: uvloop's, of a transport that was closed a moment ago.
-        except (RedisError, OSError, RuntimeError) as error:
-            if self._connection is connection:
+            transport.write(packed)
+        except (OSError, RuntimeError) as error:  # uvloop's, of one that was closed a moment ago
+            if self._transport is transport:
                 self._drop(f"Redis cannot be reached: {error}")
-        try:
-            return await answer
-        except NoScriptError:
-            raise
-        except RedisError as error:
-            raise StoreRefusal(_refusal(error)) from error
+        found = await answer
+        if isinstance(found, ReplyError):
+            if str(found).startswith("NOSCRIPT"):
+                raise NoScript
+            raise StoreRefusal(_refusal(str(found)))
+        return found
 
     async def close(self) -> None:
-        tasks = self._tasks
+        watching = self._watching
         self._drop("the store was closed")
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if watching:
+            await asyncio.gather(watching, return_exceptions=True)
 
-    async def _connect(self) -> AbstractConnection:
+    async def _connect(self) -> asyncio.Transport:
         async with self._connecting:
-            if self._connection is not None:  # made while this call waited its turn
-                return self._connection
+            if self._transport is not None:  # made while this call waited its turn
+                return self._transport
             if time.monotonic() < self._down_until:
                 raise StoreUnavailable("Redis did not answer a moment ago")
             connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
@@ -497,60 +500,62 @@ class _Link:
                 await connection.disconnect(nowait=True)
                 reason = str(error) or f"no answer within {2 * self._timeout:g} s"
                 raise StoreUnavailable(f"Redis cannot be reached: {reason}") from error
-            self._connection = connection
-            self._tasks = [
-                asyncio.create_task(self._receive(connection)),
-                asyncio.create_task(self._watch()),
-            ]
-            return connection
+            # Greeted, and with nothing under way: from here on answers come to `data_received`.
+            transport: asyncio.Transport = connection._writer.transport  # type: ignore[union-attr, assignment]
+            transport.set_protocol(self)
+            self._transport, self._reader = transport, Reader(notEnoughData=MORE)
+            self._watching = asyncio.create_task(self._watch(connection))
+            return transport
 
-    async def _receive(self, connection: AbstractConnection) -> None:
+    def data_received(self, data: bytes) -> None:
         """Hand each answer to the call that waits longest."""
-        try:
-            while True:
-                outcome: Any
-                try:
-                    outcome = await connection.read_response(disconnect_on_error=False)
-                except ResponseError as error:
-                    outcome = error
-                waiting = self._waiting.popleft()
-                if waiting.done():  # its caller was cancelled
-                    continue
-                if isinstance(outcome, ResponseError):
-                    waiting.set_exception(outcome)
-                else:
-                    waiting.set_result(outcome)
-        except (RedisError, OSError, RuntimeError) as error:
-            self._drop(f"Redis cannot be reached: {error}")
-        finally:
-            await connection.disconnect(nowait=True)
+        self._reader.feed(data)
+        while self._waiting:
+            try:
+                answer = self._reader.gets()
+            except ProtocolError as error:
+                self._drop(f"Redis cannot be understood: {error}")
+                return
+            if answer is MORE:
+                return
+            waiting = self._waiting.popleft()
+            if not waiting.done():  # else its caller was cancelled
+                waiting.set_result(answer)
 
-    async def _watch(self) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._transport is not None and self._transport.is_closing():
+            self._drop(f"Redis cannot be reached: {error or 'it closed the connection'}")
+
+    async def _watch(self, connection: AbstractConnection) -> None:
         """Give the connection up when an answer is overdue.
 
         Time is counted in turns of the event loop in which an answer could have been read, so a
         process that is itself busy does not take that for silence of Redis.
         """
         oldest, turns = None, 0
-        while turns < TURNS:
-            await asyncio.sleep(self._timeout / TURNS)
-            first = self._waiting[0] if self._waiting else None
-            turns = turns + 1 if first is oldest and first is not None else 0
-            oldest = first
-        self._drop(f"no answer from Redis within {self._timeout:g} s")
+        try:
+            while turns < TURNS:
+                await asyncio.sleep(self._timeout / TURNS)
+                first = self._waiting[0] if self._waiting else None
+                turns = turns + 1 if first is oldest and first is not None else 0
+                oldest = first
+            self._drop(f"no answer from Redis within {self._timeout:g} s")
+        finally:
+            await connection.disconnect(nowait=True)
 
     def _drop(self, reason: str) -> None:
         """Fail every call under way, and refuse new ones for a while."""
-        self._connection = None
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
         self._down_until = time.monotonic() + DOWN_FOR
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(StoreUnavailable(reason))
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+        watching, self._watching = self._watching, None
+        if watching is not None and watching is not asyncio.current_task():
+            watching.cancel()
 
 
 def _counted(event: Event) -> tuple[str, ...]:
@@ -625,14 +630,12 @@ def redacted(url: str) -> str:
     return re.sub(r"(//[^:@/]*):[^@]*@", r"\1:***@", url)
 
 
-def _refusal(error: RedisError) -> str:
-    said = re.sub(r"\.? script: [0-9a-f]{40}, on @user_script:.*", "", str(error))
-    code = said.partition(" ")[0]
-    if code in ("MISCONF", "NOREPLICAS"):  # the disk of its files, or its replicas, fail it
-        return f"Redis does not take writes: {said.removeprefix(code).lstrip()}"
-    if isinstance(error, OutOfMemoryError | ReadOnlyError):
-        return f"Redis does not take writes: {said}"
-    return f"Redis refuses: {said}"
+def _refusal(said: str) -> str:
+    said = re.sub(r"\.? script: [0-9a-f]{40}, on @user_script:.*", "", said)
+    code, _, words = said.partition(" ")
+    if code in READS_ONLY:
+        return f"Redis does not take writes: {words.lstrip()}"
+    return f"Redis refuses: {words if code == 'ERR' else said}"
 
 
 def _changes(reply: list[Any]) -> Changes:
