@@ -114,7 +114,7 @@ def _memory(aggregate: Aggregate, ttl: float) -> float:
     if aggregate.kind == "unique_sessions":
         return 2 * aggregate.span
     if aggregate.once:
-        return 2 * (seconds_of(aggregate.once) or 0.0)
+        return max(ttl, 2 * (seconds_of(aggregate.once) or 0.0))
     return ttl if aggregate.kind == "co_count" or aggregate.key == "session" else NEVER
 
 

@@ -603,8 +603,16 @@ def _aggregates(tables: Any) -> list[Aggregate]:
         if missing:
             raise ConfigError(f"aggregate: number {number} has no {missing[0]}")
         given.append(_build(Aggregate, table, f"aggregate.{table['name']}."))
-    names = {aggregate.name for aggregate in given}
-    return [*(aggregate for aggregate in AGGREGATES if aggregate.name not in names), *given]
+    names = {aggregate.name: aggregate for aggregate in given}
+    rest = [aggregate for aggregate in AGGREGATES if aggregate.name not in names]
+    # The two are held against each other, so they count the same.
+    for one, other in (("trending", "usual"), ("usual", "trending")):
+        if (told := names.get(one)) and told.kind == "decayed_count":
+            rest = [
+                dataclasses.replace(a, types=told.types, once=told.once) if a.name == other else a
+                for a in rest
+            ]
+    return [*rest, *given]
 
 
 def nearest(name: str, known: list[str]) -> str:

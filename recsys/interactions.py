@@ -184,7 +184,8 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         of_users = pool.submit(numbered, _users(frame["user_id"], session))
         weight = _weights(frame, config)
         (item, item_names), (user, user_names) = of_items.result(), of_users.result()
-    bought, time = (frame["type"] == "purchase").to_numpy(), frame["timestamp"].to_numpy()
+    bought = (frame["type"] == "purchase").fill_null(False).to_numpy()
+    time = frame["timestamp"].to_numpy()
     standing = _standing(_visitors(user, session), item, weight)
     if not standing.all():
         weight, bought, time = weight[standing], bought[standing], time[standing]

@@ -124,7 +124,8 @@ class Lake:
             return
         path = marks_path(self.folder, partition)
         before = marks(path)
-        new = [mark for mark in found if mark not in before]
+        known = set(before)
+        new = [mark for mark in found if mark not in known]
         if not new:
             return
         aside = path.with_name(f".{path.name}")

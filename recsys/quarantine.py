@@ -54,11 +54,9 @@ def left_out(
 
     until: a place in the live log; as it was there. Raises OSError.
     """
-    released = {}
-    for path in folder.glob(marks_path(Path(), partition).name):
-        for mark in sorted(_marks(path), key=lambda mark: mark.place):
-            if mark.place <= until:
-                released[mark.session_id] = mark.released
+    paths = folder.glob(marks_path(Path(), partition).name)
+    found = sorted((mark for path in paths for mark in _marks(path)), key=lambda mark: mark.place)
+    released = {mark.session_id: mark.released for mark in found if mark.place <= until}
     return {session for session, free in released.items() if not free}
 
 

@@ -14,9 +14,10 @@
 --   log:<partition>      streams of all accepted events: e = payload, u = the session's known user;
 --                        those of a session are in one. Between them, of a session that is put into
 --                        quarantine, q = session, velocity, repetition; of one released, r = session
---   quarantine           hash by session: since when (Unix seconds), velocity and repetition then, and
---                        which limit it is beyond; or "released"
---   quarantine:since     sorted set of the same sessions; forgotten after user_ttl
+--   quarantine           hash by session: since when (Unix seconds), velocity and repetition, which limit
+--                        it is beyond, and what it did, if that is to do one thing only; or "released"
+--   quarantine:since     sorted set of the same sessions and when they were last heard of; forgotten
+--                        after user_ttl
 --   aggregates           hash: declared (JSON list, see aggregates.definition), visitor (of these, id
 --                        and key of those kept for users and sessions), epoch (a name that is another
 --                        whenever mirrors have to be read anew), moment (of the latest event)
@@ -30,7 +31,8 @@
 --                        event by key, as long as it may lie in the window. <born>: the epoch in which
 --                        the aggregate was declared; one that ended and began anew has others
 --   aggregate:<born>:once:<session>    decayed_count with once: hash of the time of the first event by
---                        key and number of the part of time, twice as long as such a part
+--                        key and number of the part of time, twice as long as such a part and
+--                        session_ttl at least
 --   changes              stream of rows as they become, for mirrors; the last CHANGES of them
 --   items                hash of what is known of each item, see items.encode; '' of a deleted one
 --   items:terms          hash of an item's price and category as JSON; the payload of an event has
@@ -252,7 +254,7 @@ local function beside(trail, time, command, bound)
   return tonumber(nearest[2]), items
 end
 
-local function add_step(aggregate, event, ttl, changes)
+local function add_step(aggregate, event, changes)
   local trail = trail_of(aggregate, event.session)
   local time, item, gap = event.time, event.item, aggregate.gap
   local before, sources = beside(trail, event.stamp, 'ZREVRANGEBYSCORE', '-inf')
@@ -275,7 +277,6 @@ local function add_step(aggregate, event, ttl, changes)
     end
   end
   redis.call('ZADD', trail, event.stamp, event.id .. item .. struct.pack('>I2', #item))
-  redis.call('EXPIRE', trail, ttl)
 end
 
 local function move_session(aggregate, key, event, step, changes)
@@ -298,7 +299,6 @@ local function add_once(aggregate, key, event, changes)
     if known then decay(aggregate, key, 0, tonumber(known), -1, changes) end
     decay(aggregate, key, 0, event.time, 1, changes)
     redis.call('HSET', once, field, event.stamp)
-    redis.call('EXPIRE', once, math.ceil(2 * aggregate.once))
   end
 end
 
@@ -318,11 +318,13 @@ local function add(aggregate, event, amount, changes)
   end
 end
 
--- Counts an event in an aggregate. ttl: seconds that a session's trail is kept.
+-- Counts an event in an aggregate. ttl: seconds that a session is kept: as long as its events can be
+-- taken out again it has to be known what they counted.
 local function count(aggregate, event, ttl, changes)
   local counted = aggregate.types[event.type]
   if aggregate.kind == 'co_count' then
-    if counted and event.item ~= '' then add_step(aggregate, event, ttl, changes) end
+    if counted and event.item ~= '' then add_step(aggregate, event, changes) end
+    redis.call('EXPIRE', trail_of(aggregate, event.session), ttl)
   elseif aggregate.kind == 'last_value' then
     local value = counted and event[aggregate.field or 'value']
     for _, key in ipairs(value and keys_of(aggregate, event) or {}) do
@@ -337,6 +339,8 @@ local function count(aggregate, event, ttl, changes)
     for _, key in ipairs(counted and keys_of(aggregate, event) or {}) do
       add_once(aggregate, key, event, changes)
     end
+    local kept = math.max(ttl, math.ceil(2 * aggregate.once))
+    redis.call('EXPIRE', once_of(aggregate, event.session), kept)
   else
     add(aggregate, event, 1, changes)
   end
@@ -464,17 +468,18 @@ local function beyond(velocity, repetition, alike)
   return alike > tonumber(ARGV[10]) and 'alike' or nil
 end
 
-local function told_of(since, velocity, repetition, why)
-  return string.format('%s %.1f %d %s', since, velocity, repetition, why)
+local function told_of(since, velocity, repetition, why, this)
+  local told = string.format('%s %.1f %d %s', since, velocity, repetition, why)
+  return why == 'alike' and told .. ' ' .. this or told
 end
 
--- Takes out what a session counted for everybody, and says so in the log.
-local function quarantine(aggregates, session, velocity, repetition, why, now, keep, log)
+-- Takes out what a session counted for everybody, and says so in the log. told: of the session; keep:
+-- seconds that it is remembered.
+local function quarantine(aggregates, session, velocity, repetition, told, now, keep, log)
   for _, old in ipairs(redis.call('ZRANGEBYSCORE', SINCE, '-inf', now - keep, 'LIMIT', 0, 10)) do
     redis.call('HDEL', QUARANTINE, old)
     redis.call('ZREM', SINCE, old)
   end
-  local told = told_of(string.format('%.3f', now), velocity, repetition, why)
   redis.call('HSET', QUARANTINE, session, told)
   redis.call('ZADD', SINCE, now, session)
   redis.call(
@@ -486,7 +491,6 @@ local function quarantine(aggregates, session, velocity, repetition, why, now, k
     if for_everybody(aggregate) then uncount(aggregate, session, events, changes) end
   end
   tell(changes)
-  return told
 end
 
 -- Counts what a session in quarantine did, as far as it is held, and says so in the log. Returns the
@@ -550,20 +554,23 @@ local function append()
       local known = redis.call('HGET', QUARANTINE, session)
       if log_only ~= '1' and known ~= 'released' then
         local velocity, repetition, alike = suspicion(meta, type, item, now)
-        local why = beyond(velocity, repetition, alike)
+        local why, this = beyond(velocity, repetition, alike), type .. ' ' .. item
+        local since, only = string.match(known or '', '^(%S+) %S+ %S+ alike (.*)$')
         if why and not known then
-          known = quarantine(aggregates, session, velocity, repetition, why, now, user_ttl, log)
+          known = told_of(string.format('%.3f', now), velocity, repetition, why, this)
+          quarantine(aggregates, session, velocity, repetition, known, now, user_ttl, log)
           quarantined = quarantined + 1
-        elseif why then
-          local since = string.match(known, '^%S+')
-          redis.call('HSET', QUARANTINE, session, told_of(since, velocity, repetition, why))
-        elseif known and alike == 0 and string.match(known, ' alike$') then
-          -- It does something else now.
+        elseif only and why and why ~= 'alike' then  -- for good
+          known = told_of(since, velocity, repetition, why)
+          redis.call('HSET', QUARANTINE, session, known)
+        elseif only and item ~= '' and this ~= only then  -- it does something else
           redis.call('HDEL', QUARANTINE, session)
           redis.call('ZREM', SINCE, session)
           latest, latest_stamp = let_out(aggregates, session, session_ttl, log, latest, latest_stamp)
           known = false
         end
+        -- Not forgotten while there are events that do not count.
+        if known then redis.call('ZADD', SINCE, now, session) end
       end
       local aside = known and known ~= 'released'
       if log_only == '1' then

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from hiredis import ProtocolError, Reader, ReplyError, pack_command
+from hiredis import ProtocolError, PushNotification, Reader, ReplyError, pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -383,7 +383,7 @@ class Store:
             if told != b"released":
                 since, velocity, repetition, *reason = told.decode().split()
                 scores = float(since), float(velocity), int(repetition)
-                found.append(Suspect(session.decode(), *scores, "".join(reason)))
+                found.append(Suspect(session.decode(), *scores, reason[0] if reason else ""))
         return sorted(found, key=lambda suspect: (-suspect.since, suspect.session_id))
 
     async def release(self, session_id: str) -> bool:
@@ -451,6 +451,8 @@ class _Link(asyncio.Protocol):
         self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=None)
         self._connecting = asyncio.Lock()
         self._transport: asyncio.Transport | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._closed = False
         self._reader = Reader(notEnoughData=MORE)
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._watching: asyncio.Task[None] | None = None
@@ -480,6 +482,7 @@ class _Link(asyncio.Protocol):
         return found
 
     async def close(self) -> None:
+        self._closed = True
         watching = self._watching
         self._drop("the store was closed")
         if watching:
@@ -500,17 +503,22 @@ class _Link(asyncio.Protocol):
                 await connection.disconnect(nowait=True)
                 reason = str(error) or f"no answer within {2 * self._timeout:g} s"
                 raise StoreUnavailable(f"Redis cannot be reached: {reason}") from error
-            # Greeted, and with nothing under way: from here on answers come to `data_received`.
-            transport: asyncio.Transport = connection._writer.transport  # type: ignore[union-attr, assignment]
+            # Greeted, and with nothing under way: from here on answers come to `data_received`. The
+            # writer is kept, as the transport ends with it.
+            self._writer, connection._writer, connection._reader = connection._writer, None, None
+            transport: asyncio.Transport = self._writer.transport  # type: ignore[union-attr, assignment]
             transport.set_protocol(self)
             self._transport, self._reader = transport, Reader(notEnoughData=MORE)
-            self._watching = asyncio.create_task(self._watch(connection))
+            self._watching = asyncio.create_task(self._watch())
+            if self._closed:
+                self._drop("the store was closed")
+                raise StoreUnavailable("the store was closed")
             return transport
 
     def data_received(self, data: bytes) -> None:
         """Hand each answer to the call that waits longest."""
         self._reader.feed(data)
-        while self._waiting:
+        while True:
             try:
                 answer = self._reader.gets()
             except ProtocolError as error:
@@ -518,6 +526,8 @@ class _Link(asyncio.Protocol):
                 return
             if answer is MORE:
                 return
+            if isinstance(answer, PushNotification):  # of the server, to nobody's question
+                continue
             waiting = self._waiting.popleft()
             if not waiting.done():  # else its caller was cancelled
                 waiting.set_result(answer)
@@ -526,28 +536,26 @@ class _Link(asyncio.Protocol):
         if self._transport is not None and self._transport.is_closing():
             self._drop(f"Redis cannot be reached: {error or 'it closed the connection'}")
 
-    async def _watch(self, connection: AbstractConnection) -> None:
+    async def _watch(self) -> None:
         """Give the connection up when an answer is overdue.
 
         Time is counted in turns of the event loop in which an answer could have been read, so a
         process that is itself busy does not take that for silence of Redis.
         """
         oldest, turns = None, 0
-        try:
-            while turns < TURNS:
-                await asyncio.sleep(self._timeout / TURNS)
-                first = self._waiting[0] if self._waiting else None
-                turns = turns + 1 if first is oldest and first is not None else 0
-                oldest = first
-            self._drop(f"no answer from Redis within {self._timeout:g} s")
-        finally:
-            await connection.disconnect(nowait=True)
+        while turns < TURNS:
+            await asyncio.sleep(self._timeout / TURNS)
+            first = self._waiting[0] if self._waiting else None
+            turns = turns + 1 if first is oldest and first is not None else 0
+            oldest = first
+        self._drop(f"no answer from Redis within {self._timeout:g} s")
 
     def _drop(self, reason: str) -> None:
         """Fail every call under way, and refuse new ones for a while."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
+        self._writer = None
         self._down_until = time.monotonic() + DOWN_FOR
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:

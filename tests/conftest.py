@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import settings
+from redis import Redis
 
 from recsys.embedded import EmbeddedRedis
 from recsys.store import Store, StoreConfig
@@ -52,3 +53,10 @@ async def store(redis_server: EmbeddedRedis, namespace: str) -> AsyncIterator[St
     store = Store(redis_server.url, config)
     yield store
     await store.close()
+
+
+@pytest.fixture
+def redis(redis_server: EmbeddedRedis) -> Iterator[Redis]:
+    """A plain client, to look behind the store."""
+    with Redis.from_url(redis_server.url) as client:
+        yield client

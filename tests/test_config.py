@@ -60,6 +60,16 @@ def test_declared_aggregates_join_those_there_are(tmp_path: Path) -> None:
     assert config_from_dict(config.to_dict()) == config
 
 
+def test_what_trends_are_held_against_counts_the_same() -> None:
+    """Where one of the two is declared, the other follows it."""
+    table = {"name": "trending", "kind": "decayed_count", "types": ["purchase"]}
+    found = {a.name: a for a in config_from_dict({"aggregate": [table]}).aggregate}
+    assert (found["usual"].types, found["usual"].once) == (("purchase",), "")
+    table = {"name": "usual", "kind": "decayed_count", "half_life": "30d", "once": "1d"}
+    found = {a.name: a for a in config_from_dict({"aggregate": [table]}).aggregate}
+    assert (found["trending"].once, found["trending"].half_life) == ("1d", "6h")
+
+
 def aggregate(**fields: object) -> dict[str, object]:
     return {"aggregate": [{"name": "x", "kind": "window_count", **fields}]}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
+from redis import Redis
 
 from api.telemetry import events_recorded
 from recsys.aggregate_log import LogFold
@@ -127,6 +128,57 @@ async def test_one_that_does_something_else_after_all(
     more = clicks("keen", "aa", 1.7e9 + 1000)
     await store.append(more, now=NOW)
     assert await names(store) == {"keen", "bot"}
+
+
+async def test_one_that_was_too_fast_stays(store: Store) -> None:
+    """Whatever it does later, and also where it did one thing at first."""
+    limited(store, velocity=10, alike=4)
+    await store.append(clicks("first", "a" * 15), now=NOW)
+    await store.append(clicks("late", "a" * 5), now=NOW)
+    await store.append(clicks("late", "a" * 15, 1.7e9 + 500), now=NOW)
+    for session in ("first", "late"):
+        await store.append(clicks(session, "ab", 1.7e9 + 1000), now=NOW + 600)
+    found = {suspect.session_id: suspect.reason for suspect in await store.quarantined()}
+    assert found == {"first": "velocity", "late": "velocity"}
+
+
+async def test_one_that_comes_back_with_something_else(store: Store, redis: Redis) -> None:
+    """Counts again although the store has forgotten what it did before."""
+    limited(store, alike=4)
+    await store.append(clicks("s", "aaaaa"), now=NOW)
+    await store.forget("s")
+    await store.append(clicks("s", "a", 1.7e9 + 500), now=NOW + 500)
+    assert await names(store) == {"s"}
+    await store.append(clicks("s", "b", 1.7e9 + 600), now=NOW + 600)
+    assert not await names(store)
+
+
+async def test_what_counted_once_is_known_as_long_as_the_session(
+    store: Store, redis: Redis
+) -> None:
+    """Also what it counted long ago is taken out, and counts once when it is let out."""
+    limited(store, alike=4)
+    await mirrored(store, CONFIG)
+    await store.append(clicks("s", "aa"), now=NOW)
+    keys = list(redis.scan_iter(f"{{{store.config.namespace}}}:*:once:s"))
+    assert keys
+    for key in keys:
+        assert redis.ttl(key) > store.config.session_ttl - 100
+        redis.expire(key, 50)
+    await store.append([Event("impression", "s", "c", timestamp=1.7e9 + 100)], now=NOW)
+    assert all(redis.ttl(key) > store.config.session_ttl - 100 for key in keys)
+
+
+async def test_a_session_is_not_forgotten_while_it_goes_on(store: Store, redis: Redis) -> None:
+    """Else what never counted would be taken out when it is found the next time."""
+    limited(store, repetition=3)
+    store.config = replace(store.config, user_ttl=1000)
+    await mirrored(store, CONFIG)
+    for k in range(30):
+        await store.append(clicks("bot", "a", 1.7e9 + k), now=NOW + 100 * k)
+        await store.append(clicks("other", "aaaa", 1.7e9 + k), now=NOW + 100 * k)
+    assert "bot" in await names(store)
+    assert_counts((await mirrored(store, CONFIG, declare=False)).state, [])
 
 
 @pytest.mark.parametrize("seed", range(6))

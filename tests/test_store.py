@@ -1,11 +1,11 @@
 """The store on a real server: atomic batches, counted once, capped, and one round trip each."""
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,13 +32,6 @@ from recsys.store import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def redis(redis_server: EmbeddedRedis) -> Iterator[Redis]:
-    """A plain client, to look behind the store."""
-    with Redis.from_url(redis_server.url) as client:
-        yield client
 
 
 def click(item: str, session: str = "s", at: float = 0.0, **fields: str) -> Event:
@@ -402,6 +395,36 @@ async def test_live_quality_adds_up_and_is_kept_for_a_while(store: Store, redis:
         await store.score({"new": True, "old": False}, "p", "z")
     assert await store.probation("p") == replace(found, ended="worse")
     assert not redis.exists(keys[-1])
+
+
+async def test_what_the_server_says_by_itself_is_no_answer(
+    store: Store, redis_server: EmbeddedRedis, redis: Redis
+) -> None:
+    """Pushed between calls and while one waits: answers stay those of their calls."""
+    await store._link.call("HELLO", 3)
+    await store._link.call("CLIENT", "TRACKING", "ON", "BCAST")
+    for k in range(20):
+        redis.set(f"{{{store.config.namespace}}}:pushed", k)
+        assert await store._link.call("ECHO", str(k)) == str(k).encode()
+        await asyncio.sleep(0.002)
+        answers = [store._link.call("ECHO", f"{k}-{n}") for n in range(3)]
+        assert await asyncio.gather(*answers) == [f"{k}-{n}".encode() for n in range(3)]
+
+
+async def test_a_store_that_is_closed_at_once_leaves_nothing(redis_server: EmbeddedRedis) -> None:
+    """In the turn in which it connected, or while it did."""
+    store = Store(redis_server.url)
+    await store.ping()
+    await store.close()
+    store = Store(redis_server.url)
+    asking = asyncio.create_task(store.ping())
+    await asyncio.sleep(0)
+    await store.close()
+    with contextlib.suppress(StoreUnavailable):
+        await asking
+    assert store._link._transport is None
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
 
 
 async def test_what_cannot_be_sent_disturbs_no_other_call(store: Store) -> None:
