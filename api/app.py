@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
     app.add_middleware(Admission, longest=settings.max_wait)
     errors.install(app)
     openapi.install(app)
-    app.router.routes += [
+    app.router.routes[:0] = [  # looked at in this order
         Direct("/v1/events", events.record_events, methods=["POST"]),
         Direct("/v1/recommendations", recommendations.post_recommendations, methods=["POST"]),
     ]

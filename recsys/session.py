@@ -117,6 +117,8 @@ def _ordered(events: Iterable[Event], types: EventsConfig) -> list[Event]:
 
 
 def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -> Trail:
+    if not events:  # as mostly of the past
+        return Trail()
     weights: dict[str, float] = {}  # in order of the latest touch
     kinds: dict[str, set[str]] = {}
     sequence: list[str] = []
