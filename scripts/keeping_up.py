@@ -136,7 +136,7 @@ def _replayed(
     return {
         "summary": {
             "hr@20": hits / asked,
-            "hr@20_new": hits_new / asked_new,
+            "hr@20_new": hits_new / asked_new if asked_new else None,
             "requests": asked,
             "requests_new": asked_new,
             "trainings": sum(not step.refitted for step in later),
@@ -194,7 +194,7 @@ def _table(found: dict[str, Any]) -> Table:
         table.add_row(
             name,
             f"{one['hr@20']:.4f}",
-            f"{one['hr@20_new']:.4f}",
+            "-" if one["hr@20_new"] is None else f"{one['hr@20_new']:.4f}",
             str(one["trainings"]),
             str(one["refits"]),
             f"{one['cpu_seconds']:,.0f}",
