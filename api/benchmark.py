@@ -180,8 +180,9 @@ def measured(
         visits = [replace(visit, event=b"") for visit in islice(cycle(visits), count)]
     begin = load.due(count, rate, seed) if rate else None
     before = cpu_seconds()
-    with asyncio.Runner(loop_factory=load.precise if at_once <= load.CONNECTIONS else None) as loop:
-        outcome = loop.run(load.run(url, visits, begin, at_once if rate else AT_ONCE))
+    connections = at_once if rate else AT_ONCE
+    with asyncio.Runner(loop_factory=lambda: load.precise(connections)) as loop:
+        outcome = loop.run(load.run(url, visits, begin, connections))
     used = {name: used - before.get(name, 0.0) for name, used in cpu_seconds().items()}
     told = [orjson.loads(answer)["timings"] for answer in outcome.answers]
     stages = {name: [one[name] for one in told] for name in (told[0] if told else ())}
