@@ -186,7 +186,7 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
         (item, item_names), (user, user_names) = of_items.result(), of_users.result()
     bought = (frame["type"] == "purchase").fill_null(False).to_numpy()
     time = frame["timestamp"].to_numpy()
-    standing = _standing(_visitors(user, session), item, weight)
+    standing = _standing(user, session, item, weight)
     if not standing.all():
         weight, bought, time = weight[standing], bought[standing], time[standing]
         session, _ = renumbered(session[standing])
@@ -279,13 +279,13 @@ def _visitors(user: Rows, session: Rows) -> Longs:
     return np.where(user >= 0, user, users + session.astype(np.int64))
 
 
-def _standing(visitor: Longs, item: Rows, weight: Doubles) -> NDArray[np.bool_]:
+def _standing(user: Rows, session: Rows, item: Rows, weight: Doubles) -> NDArray[np.bool_]:
     """Positive events of items after the last negative one of the same visitor and item."""
     said = (item >= 0) & (np.abs(weight) >= MIN_WEIGHT)
     standing = said & (weight > 0)
     negative = np.flatnonzero(said & (weight < 0))
     if len(negative):
-        pairs = visitor * (int(item.max()) + 2) + item
+        pairs = _visitors(user, session) * (int(item.max()) + 2) + item
         cancelled, which = np.unique(pairs[negative], return_inverse=True)
         last = np.zeros(len(cancelled), dtype=np.int64)
         np.maximum.at(last, which, negative)

@@ -444,14 +444,13 @@ end
 
 -- Scores an event by how fast the session's come, a count that decays, how often its item did, and
 -- how many there are as long as all are of one type and one item, else 0; those without an item do
--- not matter to that. now: when it arrived; it may claim any time.
+-- not matter to that. this: its type and item; now: when it arrived, it may claim any time.
 -- Kept are the velocity, the moment it is of and how many are alike, and what they are.
-local function suspicion(meta, type, item, now)
+local function suspicion(meta, item, this, now)
   local scores = redis.call('HGET', meta, 'scores') or UNSCORED
   local velocity, of, alike = struct.unpack('<ddd', scores)
   velocity = velocity * 2 ^ (math.min(0, of - now) / VELOCITY_HALF_LIFE) + 1
-  local what, this = string.sub(scores, #UNSCORED + 1), type .. ' ' .. item
-  local repetition = 0
+  local what, repetition = string.sub(scores, #UNSCORED + 1), 0
   if item ~= '' then
     repetition = redis.call('HINCRBY', meta, 'item:' .. item, 1)
     if what == '' then what = this end
@@ -553,8 +552,9 @@ local function append()
       redis.call('EXPIRE', meta, session_ttl)
       local known = redis.call('HGET', QUARANTINE, session)
       if log_only ~= '1' and known ~= 'released' then
-        local velocity, repetition, alike = suspicion(meta, type, item, now)
-        local why, this = beyond(velocity, repetition, alike), type .. ' ' .. item
+        local this = type .. ' ' .. item
+        local velocity, repetition, alike = suspicion(meta, item, this, now)
+        local why = beyond(velocity, repetition, alike)
         local since, only = string.match(known or '', '^(%S+) %S+ %S+ alike (.*)$')
         if why and not known then
           known = told_of(string.format('%.3f', now), velocity, repetition, why, this)

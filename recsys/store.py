@@ -506,7 +506,8 @@ class _Link(asyncio.Protocol):
             # Greeted, and with nothing under way: from here on answers come to `data_received`. The
             # writer is kept, as the transport ends with it.
             self._writer, connection._writer, connection._reader = connection._writer, None, None
-            transport: asyncio.Transport = self._writer.transport  # type: ignore[union-attr, assignment]
+            assert self._writer is not None
+            transport: asyncio.Transport = self._writer.transport  # type: ignore[assignment]  # it reads too
             transport.set_protocol(self)
             self._transport, self._reader = transport, Reader(notEnoughData=MORE)
             self._watching = asyncio.create_task(self._watch())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recsys import index as faiss_index
-from recsys.config import IndexConfig
+from recsys.config import IndexConfig, IndexKind
 
 KINDS = ["exact", "ivf", "hnsw", "ivfpq", "sq8"]
 
@@ -114,9 +114,9 @@ def test_more_lists_than_items(factors: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_long_list_is_full(factors: np.ndarray, kind: str) -> None:
+def test_a_long_list_is_full(factors: np.ndarray, kind: IndexKind) -> None:
     """Also where the lists that are looked at hold fewer items."""
-    config = IndexConfig(kind=kind, ivf_lists=64, ivf_probes=2, hnsw_search=64)  # type: ignore[arg-type]
+    config = IndexConfig(kind=kind, ivf_lists=64, ivf_probes=2, hnsw_search=64)
     rows, scores = faiss_index.build(factors, config, seed=1).search(factors[3], 1000)
     assert len(np.unique(rows)) == len(scores) == 1000
 
