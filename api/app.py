@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from api import errors, openapi
 from api.admission import Admission
@@ -50,15 +51,16 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
         # FastAPI's own looks on every request whether somebody listens; /metrics has it all.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.state.direct = [
+        Route("/v1/events", events.record_events, methods=["POST"]),
+        Route("/v1/recommendations", recommendations.post_recommendations, methods=["POST"]),
+    ]
+    app.add_middleware(Direct, routes=app.state.direct)
     app.add_middleware(Telemetry)
     # Around all else: what is refused is to cost next to nothing.
     app.add_middleware(Admission, longest=settings.max_wait)
     errors.install(app)
     openapi.install(app)
-    app.router.routes[:0] = [  # looked at in this order
-        Direct("/v1/events", events.record_events, methods=["POST"]),
-        Direct("/v1/recommendations", recommendations.post_recommendations, methods=["POST"]),
-    ]
     for routes in (events, recommendations, items, trending, sessions, health):
         app.include_router(routes.router)
     return app

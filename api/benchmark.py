@@ -6,7 +6,6 @@ length in the place of the work. All in one run, one after the other: only their
 compared with those of another time or machine.
 """
 
-import asyncio
 import contextlib
 import os
 import tempfile
@@ -19,11 +18,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
+import uvloop
 from fastapi import FastAPI, Request, Response
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from starlette.routing import Route
 
 from api import load
 from api.app import create_app
@@ -31,7 +32,6 @@ from api.body import read_object
 from api.engine import engine_of
 from api.live_check import serving
 from api.plots import latency_by_load
-from api.routes.direct import Direct
 from api.serve import APP
 from recsys import shelf as shelves
 from recsys.bundle import Bundle, sealed
@@ -133,7 +133,7 @@ def create_canned_app() -> FastAPI:
         await engine.store.read(wanted["session_id"], None, place, FOLLOWED, at, shelves.FOLLOWED)
         return Response(body, 200, None, "application/json")
 
-    app.router.routes.insert(0, Direct("/v1/recommendations", canned, methods=["POST"]))
+    app.state.direct.append(Route("/v1/recommendations", canned, methods=["POST"]))
     return app
 
 
@@ -180,9 +180,7 @@ def measured(
         visits = [replace(visit, event=b"") for visit in islice(cycle(visits), count)]
     begin = load.due(count, rate, seed) if rate else None
     before = cpu_seconds()
-    connections = at_once if rate else AT_ONCE
-    with asyncio.Runner(loop_factory=lambda: load.precise(connections)) as loop:
-        outcome = loop.run(load.run(url, visits, begin, connections))
+    outcome = uvloop.run(load.run(url, visits, begin, at_once if rate else AT_ONCE))
     used = {name: used - before.get(name, 0.0) for name, used in cpu_seconds().items()}
     told = [orjson.loads(answer)["timings"] for answer in outcome.answers]
     stages = {name: [one[name] for one in told] for name in (told[0] if told else ())}

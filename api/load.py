@@ -6,9 +6,10 @@ Latency"). One process, which does little more than copy bytes.
 """
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import os
-import selectors
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,6 @@ FOLLOWING = 0.7  # how often the next item is one that followed the last in the 
 NEXT = 20  # of which that many are looked at
 LIST = 20  # items asked for
 SLOW = 100.0  # milliseconds
-MOST_FILES = 1000  # a new file has the lowest number that is free; select takes those below 1,024
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,34 @@ def due(count: int, rate: float, seed: int = 0) -> Milliseconds:
     return np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
 
 
-def precise(connections: int) -> asyncio.AbstractEventLoop:
-    """An event loop that wakes when it is time: others do at the next whole millisecond, as epoll
-    counts in these, for which the server would be blamed. Where so many files would be open that
-    select cannot name them, one of the others."""
-    few = len(os.listdir("/proc/self/fd")) + connections < MOST_FILES
-    return asyncio.SelectorEventLoop(
-        selectors.SelectSelector() if few else selectors.DefaultSelector()
-    )
+class _Alarm:
+    """Calls when it is time, to the microsecond: event loops count in whole milliseconds, for which
+    the server would be blamed. Where there is no timerfd_create(2), as they do."""
+
+    def __init__(self, rings: Callable[[], None]) -> None:
+        self._loop, self._rings = asyncio.get_running_loop(), rings
+        self._system = ctypes.CDLL(None)
+        self._file = -1
+        if hasattr(self._system, "timerfd_create"):
+            self._file = self._system.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
+            self._loop.add_reader(self._file, self._rung)
+
+    def set(self, seconds: float) -> None:
+        """seconds: from now."""
+        if self._file < 0:
+            self._loop.call_later(seconds, self._rings)
+            return
+        whole, rest = divmod(max(1, int(seconds * 1e9)), 1_000_000_000)
+        self._system.timerfd_settime(self._file, 0, (ctypes.c_long * 4)(0, 0, whole, rest), None)
+
+    def _rung(self) -> None:
+        os.read(self._file, 8)
+        self._rings()
+
+    def close(self) -> None:
+        if self._file >= 0:
+            self._loop.remove_reader(self._file)
+            os.close(self._file)
 
 
 async def run(
@@ -160,13 +180,18 @@ async def run(
             await found.done
         else:
             times = (start + begin).tolist()
-            while found.started < len(times):
-                now = time.perf_counter()
-                while found.started < len(times) and times[found.started] <= now:
+
+            def start_due() -> None:
+                while found.started < len(times):
+                    left = times[found.started] - time.perf_counter()
+                    if left > 0:
+                        alarm.set(left)
+                        return
                     found.start(found.started, times[found.started])
-                if found.started < len(times):
-                    await asyncio.sleep(max(times[found.started] - time.perf_counter(), 0))
-            await found.done
+
+            with contextlib.closing(_Alarm(start_due)) as alarm:
+                start_due()
+                await found.done
     finally:
         gc.enable()
         for client in found.clients:

@@ -82,10 +82,12 @@ def bundle_swapped(old: str | None, new: str) -> None:
 
 
 def events_recorded(appended: Appended, rejected: int) -> None:
-    labelled(events, "accepted").inc(appended.accepted)
-    labelled(events, "duplicate").inc(appended.duplicates)
-    labelled(events, "rejected").inc(rejected)
-    quarantined.inc(appended.quarantined)
+    counts = {"accepted": appended.accepted, "duplicate": appended.duplicates, "rejected": rejected}
+    for outcome, count in counts.items():
+        if count:
+            labelled(events, outcome).inc(count)
+    if appended.quarantined:
+        quarantined.inc(appended.quarantined)
 
 
 def log_lags(lag: Lag, now: float) -> None:

@@ -136,8 +136,7 @@ local function version_of(session)
 end
 
 local function push(key, payload, cap, ttl)
-  redis.call('RPUSH', key, payload)
-  redis.call('LTRIM', key, -cap, -1)
+  if redis.call('RPUSH', key, payload) > tonumber(cap) then redis.call('LTRIM', key, -cap, -1) end
   redis.call('EXPIRE', key, ttl)
 end
 

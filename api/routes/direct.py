@@ -1,14 +1,38 @@
-"""Direct routes, past what FastAPI does around a handler, which takes as long as the handler's own
-work: for what every page asks for. The same handlers are included in the application as well, which
-describes them."""
+"""Direct: what every page asks for, past what FastAPI and Starlette do around a handler, which is
+as much as to read and to answer a request. The same handlers are routes of the application as well,
+which describe them, and say which methods there are."""
 
-from starlette.routing import Match, Route
-from starlette.types import Scope
+from collections.abc import Sequence
+
+from fastapi import Request
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.errors import Problem
 
 
-class Direct(Route):
-    """Starlette's route, which says to the metrics that it answered."""
+class Direct:
+    """Answers for routes without parameters, of which the last of a path counts; hands all else on.
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, found = super().matches(scope)
-        return match, {**found, "route": self}
+    A middleware, to be the innermost: what the others do is done for these, too.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
+        self.app = app
+        self.routes = {
+            (method, route.path): route for route in routes for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = None
+        if scope["type"] == "http":
+            route = self.routes.get((scope["method"], scope["path"]))
+        if route is None:
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = route  # for the metrics
+        try:
+            response = await route.endpoint(Request(scope, receive))
+        except Problem as problem:
+            response = problem.response()
+        await response(scope, receive, send)

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import ctypes
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -87,6 +90,28 @@ async def test_a_late_answer_counts_from_when_its_visit_was_due(bundle: Bundle) 
     assert max(outcome.lists) < 150
     assert len(outcome.visits) == 4
     assert len(outcome.answers) == 4
+
+
+@pytest.mark.parametrize("system", [ctypes.CDLL(None), SimpleNamespace()])
+async def test_visits_begin_when_they_are_due(
+    bundle: Bundle, system: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before, in their order and all of them, whether or not the system has precise timers."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: system)
+    visits = list(load.visits_of(bundle, 4, HOST))
+    due = np.array([0.0, 0.05, 0.05, 0.1])
+    arrivals: list[float] = []
+
+    def answer(path: bytes, _: int) -> tuple[int, float]:
+        if path == b"/v1/events":
+            arrivals.append(time.perf_counter())
+        return 200, 0.0
+
+    async with answering(answer) as url:
+        began = time.perf_counter()
+        outcome = await load.run(url, visits, due, connections=4)
+    assert len(outcome.visits) == 4
+    assert all(arrival - began >= moment for arrival, moment in zip(arrivals, due, strict=True))
 
 
 async def test_visits_follow_each_other_where_as_many_as_possible_are_made(bundle: Bundle) -> None:
