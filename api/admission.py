@@ -29,7 +29,7 @@ ANEW = 10.0  # seconds after which it is looked at anew whether it is one
 STANDING = 1 / 6  # of the limit for one that is
 EVENTS_LAST = 1.25  # times as long a wait refuses events
 # What operators look at is always answered.
-OPEN = ("/health/", "/metrics", "/docs", "/openapi.json")
+OPEN = ("/health/", "/metrics", "/docs", "/redoc", "/openapi.json")
 EVENTS = "/v1/events"
 
 

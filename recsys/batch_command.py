@@ -30,6 +30,9 @@ def run(
     """
     if arguments.threads < 0:
         raise InputError(f"--threads: must be 1 or more, or 0 for all cores: {arguments.threads}")
+    read = [*items] if arguments.users == ALL else [*items, Path(arguments.users)]
+    if arguments.out.exists() and any(p.exists() and p.samefile(arguments.out) for p in read):
+        raise InputError(f"--out: {arguments.out} is a file that this reads; name another one")
     start, threads = perf_counter(), arguments.threads or _cores()
     order = _order(arguments, items)
     batch = order.batch()

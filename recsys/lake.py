@@ -67,6 +67,8 @@ class Lake:
     folder: Path
     _locks: dict[int, int] = field(default_factory=dict)
     _ends: dict[tuple[int, str], "_End"] = field(default_factory=dict)
+    # By partition: the marks in its file, and where their last line ends.
+    _marked: dict[int, tuple[set[Mark], int]] = field(default_factory=dict)
 
     def take(self, partition: int) -> bool:
         """Become the one that writes a partition; False where another process is.
@@ -94,6 +96,7 @@ class Lake:
     def release(self, partition: int) -> None:
         """Let another process write it."""
         os.close(self._locks.pop(partition))
+        self._marked.pop(partition, None)
         self._ends = {key: end for key, end in self._ends.items() if key[0] != partition}
 
     @property
@@ -115,7 +118,8 @@ class Lake:
         return sum(self._add(partition, hour, found, log) for hour, found in hours.items())
 
     def mark(self, partition: int, found: Sequence[Mark]) -> None:
-        """Make durable which sessions went into quarantine or left it. Raises OSError.
+        """Make durable which sessions went into quarantine or left it, at the end of a file. Raises
+        OSError.
 
         What is there already may be marked again.
         """
@@ -123,16 +127,23 @@ class Lake:
         if not found:  # as mostly; then a damaged file does not keep events from being written
             return
         path = marks_path(self.folder, partition)
-        before = marks(path)
-        known = set(before)
-        new = [mark for mark in found if mark not in known]
-        if not new:
-            return
-        aside = path.with_name(f".{path.name}")
-        aside.write_bytes(b"".join(orjson.dumps(mark) + b"\n" for mark in [*before, *new]))
-        fsync(aside)
-        aside.rename(path)
-        fsync(self.folder)
+        # Whatever fails from here on, the file is looked at again.
+        known, end = self._marked.pop(partition, (set(), 0))
+        if not path.exists():
+            known, end = set(), 0
+        elif end != path.stat().st_size:
+            known, end = set(marks(path)), path.read_bytes().rfind(b"\n") + 1
+        new = [mark for mark in dict.fromkeys(found) if mark not in known]
+        if new:
+            lines = b"".join(orjson.dumps(mark) + b"\n" for mark in new)
+            with path.open("ab") as file:
+                file.truncate(end)  # what was begun of a line by somebody who was killed
+                file.write(lines)
+            fsync(path)
+            fsync(self.folder)
+            known.update(new)
+            end += len(lines)
+        self._marked[partition] = known, end
 
     def _add(self, partition: int, hour: str, entries: list[Entry], log: str) -> int:
         end = self._ends.get((partition, hour)) or _end_of(self.folder, partition, hour)

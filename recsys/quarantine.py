@@ -61,7 +61,9 @@ def left_out(
 
 
 def _marks(path: Path) -> Iterator[Mark]:
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    lines = path.read_bytes().split(b"\n")
+    # After the last end of a line comes nothing, or what is being written, or was by the killed.
+    for number, line in enumerate(lines[:-1], 1):
         try:
             fields = orjson.loads(line)
             yield Mark(**{**fields, "place": tuple(fields["place"])})

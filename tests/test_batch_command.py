@@ -68,6 +68,20 @@ def test_all_users_get_what_the_api_answers(
     assert made_by == {"bundle": bundle.version, "placement": "default", "source": "", "n": 4}
 
 
+def test_what_is_read_is_not_written_over(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list of users is not lost by its name as the output, however it is written."""
+    users = tmp_path / "users.txt"
+    users.write_text("u1\n")
+    told = ["--out", str(tmp_path / "." / "users.txt"), "--data-dir", str(trained)]
+    assert main(["recommend", "--users", str(users), *told]) == 2
+    assert "is a file that this reads; name another one" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert users.read_text() == "u1\n"
+
+
 def test_users_of_a_file_known_or_not(
     trained: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

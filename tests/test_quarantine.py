@@ -278,6 +278,30 @@ def test_marks_are_written_once_and_read_as_of_a_place(tmp_path: Path) -> None:
     lake.release(0)
 
 
+def test_a_mark_that_was_not_written_whole_is_written_again(tmp_path: Path) -> None:
+    """A writer that is killed leaves half a line, which is no mark and is not kept; nor is what
+    somebody did to the file meanwhile overwritten."""
+    lake = Lake(tmp_path)
+    lake.take(0)
+    first, second, third = (Mark((k, 0), f"s{k}", velocity=70.5, repetition=3) for k in range(3))
+    lake.mark(0, [first])
+    (path,) = tmp_path.glob("_quarantine-*")
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:20])
+    assert marks(path) == [first]
+    lake.mark(0, [second, second])
+    assert marks(path) == [first, second]
+    path.write_bytes(whole)
+    lake.mark(0, [first, second, third])
+    assert marks(path) == [first, second, third]
+    path.unlink()
+    lake.mark(0, [third])
+    assert marks(path) == [third]
+    lake.mark(0, [third])
+    assert marks(path) == [third]
+    lake.release(0)
+
+
 async def test_a_damaged_file_of_marks_stops_a_training(
     store: Store, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
