@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from api.stream import follow, stopping
 from api.upkeep import Schedule
+from api.wire import Http
 from recsys.embedded import end_with_parent
 from recsys.store import StoreConfig
 
@@ -188,11 +189,12 @@ def _work(app: str, sockets: list[socket.socket], k: int, parent: int) -> None:
         app,
         factory=True,
         loop="auto",
-        http="auto",
+        http=Http,
         lifespan="on",
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # nobody asks who a client is
         backlog=BACKLOG,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )

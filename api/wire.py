@@ -1,0 +1,43 @@
+"""Wire: an answer leaves in one piece. Uvicorn writes its head and its body apart, each a call of
+the system for the server and a packet that wakes the client."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class Http(HttpToolsProtocol):
+    """Uvicorn's HTTP/1.1, whose answers leave in one piece."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn's
+        super().connection_made(Joining(transport))  # type: ignore[arg-type]  # what is used of one
+
+
+class Joining:
+    """A transport that holds the head of an answer until the body comes, which mostly is at once;
+    else it leaves in the next turn of the event loop."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._loop = transport, asyncio.get_running_loop()
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            self.write(b"")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
