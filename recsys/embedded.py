@@ -48,6 +48,9 @@ OPTIONS = {
     # nothing. `everysec` answers without writing while a flush is under way. The flush to disk,
     # which only a power failure needs, is done here every second.
     "appendfsync": "no",
+    # To write the file anew the server forks; until each page that it touches is copied, calls wait
+    # for up to 50 ms. A file of this size is read in two seconds at a start.
+    "auto-aof-rewrite-min-size": "256mb",
     "save": "",
     "loglevel": "notice",
     "logfile": LOG,
