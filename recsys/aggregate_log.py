@@ -13,7 +13,6 @@ from numba import njit
 
 from recsys.aggregates import NEVER, STEPS, Aggregates, Doubles, Longs, Rows, Table, ranking_by
 from recsys.config import Aggregate, Config, EventsConfig
-from recsys.durations import seconds_of
 
 
 @dataclass
@@ -156,8 +155,8 @@ def _updates(
         parts.append(frame.filter(key.is_not_null(), of).with_columns(cell=1))
     rows = pl.concat(parts).sort("row", maintain_order=True)
     rows = rows.with_columns(key=key, moment=pl.col("timestamp"), amount=pl.lit(1.0))
-    if once := seconds_of(aggregate.once):
-        part = (pl.col("timestamp") / once).floor()
+    if aggregate.once:
+        part = (pl.col("timestamp") / aggregate.once_seconds).floor()
         rows = rows.filter(pl.struct("key", "session_id", part).is_first_distinct())
     if aggregate.kind == "last_value":
         told = pl.col(aggregate.field)
@@ -196,7 +195,7 @@ def _steps(state: Aggregates, aggregate: Aggregate, frame: pl.DataFrame) -> _Upd
     starts = events.select("session_id", start="item", began="timestamp", time=pl.col("time") + 1)
     rows = events.join(starts, on=["session_id", "time"]).filter(
         pl.col("item") != pl.col("start"),
-        pl.col("timestamp") - pl.col("began") <= (seconds_of(aggregate.gap) or 0.0),
+        pl.col("timestamp") - pl.col("began") <= aggregate.gap_seconds,
     )
     rows = rows.sort("row", maintain_order=True)
     steps, table = state.steps[aggregate.name], state.tables[aggregate.name]

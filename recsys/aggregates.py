@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 
 from recsys.arrays import longer
 from recsys.config import DECAYED, WINDOWED, Aggregate, Config
-from recsys.durations import seconds_of
 from recsys.interactions import IdMap
 
 Rows = NDArray[np.int32]
@@ -87,10 +86,10 @@ def definition(
         "types": dict.fromkeys(sorted(aggregate.types or positive), True),
         "of": dict.fromkeys(sorted(aggregate.of), True),
         "span": aggregate.span,
-        "gap": seconds_of(aggregate.gap) or 0.0,
+        "gap": aggregate.gap_seconds,
         # Left out where it is the default, so that what is declared already goes on.
         **({"field": aggregate.field} if aggregate.field != "value" else {}),
-        **({"once": seconds_of(aggregate.once)} if aggregate.once else {}),
+        **({"once": aggregate.once_seconds} if aggregate.once else {}),
         **({"base": base, "since": since} if base else {}),
     }
     content = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)

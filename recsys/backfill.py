@@ -21,7 +21,6 @@ from recsys import snapshot
 from recsys.aggregate_log import LogFold
 from recsys.aggregates import NEVER, defined, for_everybody, oldest
 from recsys.config import Aggregate, EventsConfig
-from recsys.durations import seconds_of
 from recsys.events import ACCEPTED, TERMS, Event
 from recsys.lake import SCHEMA, Place
 from recsys.quarantine import left_out
@@ -114,7 +113,7 @@ def _memory(aggregate: Aggregate, ttl: float) -> float:
     if aggregate.kind == "unique_sessions":
         return 2 * aggregate.span
     if aggregate.once:
-        return max(ttl, 2 * (seconds_of(aggregate.once) or 0.0))
+        return max(ttl, 2 * aggregate.once_seconds)
     return ttl if aggregate.kind == "co_count" or aggregate.key == "session" else NEVER
 
 

@@ -367,6 +367,16 @@ class Aggregate:
         """Seconds of its half-life or window; 0 of a last_value."""
         return seconds_of(self.half_life or self.window) or 0.0
 
+    @cached_property
+    def gap_seconds(self) -> float:
+        """0 without one."""
+        return seconds_of(self.gap) or 0.0
+
+    @cached_property
+    def once_seconds(self) -> float:
+        """0 where all count."""
+        return seconds_of(self.once) or 0.0
+
 
 # What every configuration has: what is looked at now, and what follows what. ``usual`` is what
 # trends are measured against.
