@@ -75,6 +75,10 @@ def labelled(metric: Labelled, *labels: object) -> Labelled:
     return found
 
 
+for outcome in ("accepted", "duplicate", "rejected"):  # told of before there is one
+    labelled(events, outcome)
+
+
 def bundle_swapped(old: str | None, new: str) -> None:
     if old:
         bundle_info.labels(old).set(0)

@@ -24,6 +24,9 @@ class Sent:
     def close(self) -> None:
         self.done.append("closed")
 
+    def is_closing(self) -> bool:
+        return "closed" in self.done
+
     def get_extra_info(self, name: str) -> Any:
         return name
 
@@ -63,3 +66,13 @@ async def test_nothing_is_lost_by_closing() -> None:
     await asyncio.sleep(0)
     assert done == [HEAD, "closed"]
     assert transport.get_extra_info("peername") == "peername"
+
+
+async def test_nothing_is_written_to_who_is_gone() -> None:
+    """A client that leaves between an answer's head and its body is no error."""
+    sent = Sent()
+    transport = Joining(cast("asyncio.Transport", sent))
+    transport.write(HEAD)
+    sent.close()
+    await asyncio.sleep(0)
+    assert sent.done == ["closed"]
