@@ -130,15 +130,17 @@ class _Alarm:
     def __init__(self, rings: Callable[[], None]) -> None:
         self._loop, self._rings = asyncio.get_running_loop(), rings
         self._system = ctypes.CDLL(None)
+        self._later: asyncio.TimerHandle | None = None
         self._file = -1
         if hasattr(self._system, "timerfd_create"):
             self._file = self._system.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
+        if self._file >= 0:
             self._loop.add_reader(self._file, self._rung)
 
     def set(self, seconds: float) -> None:
         """seconds: from now."""
         if self._file < 0:
-            self._loop.call_later(seconds, self._rings)
+            self._later = self._loop.call_later(seconds, self._rings)
             return
         whole, rest = divmod(max(1, int(seconds * 1e9)), 1_000_000_000)
         self._system.timerfd_settime(self._file, 0, (ctypes.c_long * 4)(0, 0, whole, rest), None)
@@ -148,6 +150,8 @@ class _Alarm:
         self._rings()
 
     def close(self) -> None:
+        if self._later:
+            self._later.cancel()
         if self._file >= 0:
             self._loop.remove_reader(self._file)
             os.close(self._file)
@@ -161,15 +165,14 @@ async def run(
 ) -> Outcome:
     """Send visits. begin: seconds at which each is due; None: as soon as a connection is free.
 
-    Raises ConnectionError where the server ends a connection.
+    A connection that the server ends while it is idle is made anew. Raises ConnectionError where
+    one ends that is in use, or cannot be made.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 80
-    loop = asyncio.get_running_loop()
-    found = _Run(visits, loop.create_future())
+    found = _Run(visits, asyncio.get_running_loop().create_future(), (host, port))
     for _ in range(connections):
-        _, client = await loop.create_connection(lambda: _Connection(found), host, port)
-        found.free.append(client)
+        await found.connect()
     gc.disable()  # a pause of ours would count as the server's
     start = found.began = time.perf_counter()
     try:
@@ -194,7 +197,9 @@ async def run(
                 await found.done
     finally:
         gc.enable()
-        for client in found.clients:
+        for task in found.connecting:
+            task.cancel()
+        for client in [*found.clients]:
             client.close()
         await asyncio.sleep(0)  # in which they are
     found.outcome.seconds = time.perf_counter() - start
@@ -204,8 +209,11 @@ async def run(
 class _Run:
     """Visits under way."""
 
-    def __init__(self, visits: Sequence[Visit], done: asyncio.Future[None]) -> None:
-        self.visits, self.done = visits, done
+    def __init__(
+        self, visits: Sequence[Visit], done: asyncio.Future[None], server: tuple[str, int]
+    ) -> None:
+        self.visits, self.done, self.server = visits, done, server
+        self.connecting: set[asyncio.Task[None]] = set()
         self.outcome = Outcome()
         self.clients: list[_Connection] = []
         self.free: deque[_Connection] = deque()
@@ -213,6 +221,30 @@ class _Run:
         self.started = self.ended = 0
         self.began = 0.0
         self.hungry = False  # for the next visit as soon as a connection is free
+
+    async def connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        _, client = await loop.create_connection(lambda: _Connection(self), *self.server)
+        self._free(client)
+
+    def lost(self, client: "_Connection", *, used: bool) -> None:
+        """Go on without a connection that the server ended."""
+        self.clients.remove(client)
+        if self.done.done():
+            return
+        if used:
+            self.done.set_exception(ConnectionError("the server ended a connection"))
+            return
+        with contextlib.suppress(ValueError):  # it had just been made
+            self.free.remove(client)
+        task = asyncio.create_task(self.connect())
+        self.connecting.add(task)
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self.connecting.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self.done.done():
+            self.done.set_exception(error)
 
     def start(self, number: int, began: float) -> None:
         self.started = number + 1
@@ -259,6 +291,11 @@ class _Run:
 
     def _end(self, client: "_Connection") -> None:
         self.ended += 1
+        self._free(client)
+        if self.ended == len(self.visits) and not self.done.done():
+            self.done.set_result(None)
+
+    def _free(self, client: "_Connection") -> None:
         if self.waiting:
             self._event(client, *self.waiting.popleft())
         elif self.hungry and self.started < len(self.visits):
@@ -266,8 +303,6 @@ class _Run:
             self._event(client, self.started - 1, time.perf_counter())
         else:
             self.free.append(client)
-        if self.ended == len(self.visits) and not self.done.done():
-            self.done.set_result(None)
 
 
 class _Connection(asyncio.Protocol):
@@ -286,7 +321,8 @@ class _Connection(asyncio.Protocol):
 
     def send(self, request: bytes, answered: Callable[[int, bytes], None]) -> None:
         self._answered = answered
-        self._transport.write(request)
+        with contextlib.suppress(RuntimeError):  # closed a moment ago: `connection_lost` comes
+            self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -308,8 +344,7 @@ class _Connection(asyncio.Protocol):
         answered(status, body)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        if self._answered and not self._run.done.done():
-            self._run.done.set_exception(ConnectionError("the server ended a connection"))
+        self._run.lost(self, used=self._answered is not None)
 
     def close(self) -> None:
         self._answered = None

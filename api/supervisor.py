@@ -194,7 +194,6 @@ def _work(app: str, sockets: list[socket.socket], k: int, parent: int) -> None:
         access_log=False,
         log_level="warning",
         server_header=False,
-        proxy_headers=False,  # nobody asks who a client is
         backlog=BACKLOG,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )

@@ -11,7 +11,12 @@ class Http(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1, whose answers leave in one piece."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn's
-        super().connection_made(Joining(transport))  # type: ignore[arg-type]  # what is used of one
+        self._joining = Joining(transport)
+        super().connection_made(self._joining)  # type: ignore[arg-type]  # what is used of one
+
+    def on_response_complete(self) -> None:
+        self._joining.flush()  # no body comes after the head of an answer to HEAD
+        super().on_response_complete()
 
 
 class Joining:
@@ -27,15 +32,15 @@ class Joining:
             data, self._head = self._head + data, b""
         elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
             self._head = data
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
             return
         self._transport.write(data)
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self._head and not self._transport.is_closing():
             self.write(b"")
 

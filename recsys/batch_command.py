@@ -1,6 +1,7 @@
 """`recsys recommend`: lists for many users, in one Parquet file."""
 
 import argparse
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,9 +31,11 @@ def run(
     """
     if arguments.threads < 0:
         raise InputError(f"--threads: must be 1 or more, or 0 for all cores: {arguments.threads}")
-    read = [*items] if arguments.users == ALL else [*items, Path(arguments.users)]
-    if arguments.out.exists() and any(p.exists() and p.samefile(arguments.out) for p in read):
-        raise InputError(f"--out: {arguments.out} is a file that this reads; name another one")
+    for path in items if arguments.users == ALL else (*items, Path(arguments.users)):
+        # Of one that is not there, or cannot be looked at, whoever reads or writes it says so.
+        with contextlib.suppress(OSError):
+            if path.samefile(arguments.out):
+                raise InputError(f"--out: {path} is a file that this reads; name another one")
     start, threads = perf_counter(), arguments.threads or _cores()
     order = _order(arguments, items)
     batch = order.batch()

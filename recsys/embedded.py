@@ -49,7 +49,8 @@ OPTIONS = {
     # which only a power failure needs, is done here every second.
     "appendfsync": "no",
     # To write the file anew the server forks; until each page that it touches is copied, calls wait
-    # for up to 50 ms. A file of this size is read in two seconds at a start.
+    # for up to 50 ms. A file of this size is read in two seconds at a start; seven more where it
+    # ends within a transaction, see `appendonly`.
     "auto-aof-rewrite-min-size": "256mb",
     "save": "",
     "loglevel": "notice",

@@ -21,7 +21,7 @@ import polars as pl
 
 from recsys.bundle import fsync
 from recsys.events import ACCEPTED, TERMS, Event
-from recsys.quarantine import Mark, marks, marks_path
+from recsys.quarantine import Mark, marks, marks_path, mended
 
 logger = logging.getLogger("recsys.lake")
 
@@ -92,6 +92,7 @@ class Lake:
     def look_again(self) -> None:
         """Forget where files end: somebody may have moved or mended them."""
         self._ends.clear()
+        self._marked.clear()
 
     def release(self, partition: int) -> None:
         """Let another process write it."""
@@ -132,12 +133,12 @@ class Lake:
         if not path.exists():
             known, end = set(), 0
         elif end != path.stat().st_size:
-            known, end = set(marks(path)), path.read_bytes().rfind(b"\n") + 1
+            known, end = set(marks(path)), mended(path)
+            fsync(self.folder)
         new = [mark for mark in dict.fromkeys(found) if mark not in known]
         if new:
             lines = b"".join(orjson.dumps(mark) + b"\n" for mark in new)
             with path.open("ab") as file:
-                file.truncate(end)  # what was begun of a line by somebody who was killed
                 file.write(lines)
             fsync(path)
             fsync(self.folder)

@@ -15,6 +15,7 @@ aggregates stays where it was. Impressions and searches are not scored: a page f
 haste. Each bot session counts until it is found, and one that stays below the limits always does.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,34 @@ def left_out(
     return {session for session, free in released.items() if not free}
 
 
+def mended(path: Path) -> int:
+    """End a file with a whole line, whatever a writer who was killed or an editor left there, and
+    make it durable; returns its size. Raises OSError."""
+    with path.open("r+b") as file:
+        rest = file.read().rpartition(b"\n")[2]
+        if _is_whole(rest):
+            file.write(b"\n")
+        else:
+            file.truncate(file.tell() - len(rest))
+        file.flush()
+        os.fsync(file.fileno())
+    return path.stat().st_size
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line without its end is all of a mark: what begins an object is no JSON itself."""
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
 def _marks(path: Path) -> Iterator[Mark]:
-    lines = path.read_bytes().split(b"\n")
-    # After the last end of a line comes nothing, or what is being written, or was by the killed.
-    for number, line in enumerate(lines[:-1], 1):
+    *lines, rest = path.read_bytes().split(b"\n")
+    if _is_whole(rest):
+        lines.append(rest)
+    for number, line in enumerate(lines, 1):
         try:
             fields = orjson.loads(line)
             yield Mark(**{**fields, "place": tuple(fields["place"])})

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,36 @@ def test_a_mark_that_was_not_written_whole_is_written_again(tmp_path: Path) -> N
     assert marks(path) == [third]
     lake.mark(0, [third])
     assert marks(path) == [third]
+    path.write_bytes(whole[:-1])  # as editors leave it
+    assert marks(path) == [first]
+    lake.mark(0, [second])
+    assert marks(path) == [first, second]
+    path.write_bytes(path.read_bytes().replace(b'"s1"', b'"x1"'))
+    lake.look_again()
+    lake.mark(0, [second])
+    assert [mark.session_id for mark in marks(path)] == ["s0", "x1", "s1"]
+    lake.release(0)
+
+
+def test_marks_that_could_not_be_flushed_are_flushed_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they count as there: the log lets go of them then."""
+    lake, flushed = Lake(tmp_path), list[int]()
+    lake.take(0)
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(descriptor)
+        if len(flushed) == 1:
+            raise OSError("no more")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    inside = Mark((5, 0), "s", velocity=70.5, repetition=3)
+    with pytest.raises(OSError, match="no more"):
+        lake.mark(0, [inside])
+    lake.mark(0, [inside])
+    assert len(flushed) == 3
+    assert marks(next(tmp_path.glob("_quarantine-*"))) == [inside]
     lake.release(0)
 
 

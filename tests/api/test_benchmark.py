@@ -92,7 +92,10 @@ async def test_a_late_answer_counts_from_when_its_visit_was_due(bundle: Bundle) 
     assert len(outcome.answers) == 4
 
 
-@pytest.mark.parametrize("system", [ctypes.CDLL(None), SimpleNamespace()])
+@pytest.mark.parametrize(
+    "system",
+    [ctypes.CDLL(None), SimpleNamespace(), SimpleNamespace(timerfd_create=lambda *_: -1)],
+)
 async def test_visits_begin_when_they_are_due(
     bundle: Bundle, system: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +115,30 @@ async def test_visits_begin_when_they_are_due(
         outcome = await load.run(url, visits, due, connections=4)
     assert len(outcome.visits) == 4
     assert all(arrival - began >= moment for arrival, moment in zip(arrivals, due, strict=True))
+
+
+async def test_connections_that_the_server_ends_while_they_are_idle(bundle: Bundle) -> None:
+    """They are made anew; where that cannot be it is said, rather than waited for."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.TimeoutError, asyncio.IncompleteReadError):
+            while True:
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 0.3)
+                await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+                writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    visits = list(load.visits_of(bundle, 20, HOST))
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        outcome = await load.run(url, visits[:2], np.array([0.0, 0.5]), connections=3)
+        assert len(outcome.visits) == 2
+        lonely = load.run(url, visits[:2], np.array([0.0, 1.0]), connections=1)
+        going = asyncio.create_task(lonely)
+        await asyncio.sleep(0.1)
+        server.close()
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(going, 10)
 
 
 async def test_visits_follow_each_other_where_as_many_as_possible_are_made(bundle: Bundle) -> None:

@@ -1,14 +1,21 @@
 """Answers leave in one piece, and always leave."""
 
 import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+import uvicorn
 
-from api.wire import Joining
+from api.wire import Http, Joining
 
 pytestmark = pytest.mark.anyio
 
+LENGTH = [(b"content-length", b"2")]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
 
@@ -76,3 +83,44 @@ async def test_nothing_is_written_to_who_is_gone() -> None:
     sent.close()
     await asyncio.sleep(0)
     assert sent.done == ["closed"]
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[int]:
+    """A server as a worker runs it, of an application that says OK; its port."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": LENGTH})
+        await send({"type": "http.response.body", "body": b"OK"})
+
+    config = uvicorn.Config(app, http=Http, lifespan="off", log_level="warning", ws="none")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_answers_without_a_body_reach_who_says_no_more() -> None:
+    """Whenever a client ends its side, from at once to a millisecond later."""
+    with answering() as port:
+        for k in range(200):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n")
+                time.sleep(k % 10 / 10_000)
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_answers_to_pipelined_requests_come_in_order() -> None:
+    """With heads alone among them."""
+    words = [b"%s / HTTP/1.1\r\nHost: h\r\n" % method for method in (b"GET", b"HEAD", b"GET")]
+    with answering() as port, socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"\r\n".join(words) + b"Connection: close\r\n\r\n")
+        told = b"".join(iter(lambda: client.recv(1000), b""))
+    answers = told.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert [answer.split(b"\r\n\r\n")[1] for answer in answers] == [b"OK", b"", b"OK"]
