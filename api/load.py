@@ -199,7 +199,7 @@ async def run(
         gc.enable()
         for task in found.connecting:
             task.cancel()
-        for client in [*found.clients]:
+        for client in found.clients:
             client.close()
         await asyncio.sleep(0)  # in which they are
     found.outcome.seconds = time.perf_counter() - start
@@ -225,7 +225,8 @@ class _Run:
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()
         _, client = await loop.create_connection(lambda: _Connection(self), *self.server)
-        self._free(client)
+        if client in self.clients:  # else it is lost already
+            self._free(client)
 
     def lost(self, client: "_Connection", *, used: bool) -> None:
         """Go on without a connection that the server ended."""
@@ -235,7 +236,7 @@ class _Run:
         if used:
             self.done.set_exception(ConnectionError("the server ended a connection"))
             return
-        with contextlib.suppress(ValueError):  # it had just been made
+        if client in self.free:  # else it had just been made
             self.free.remove(client)
         task = asyncio.create_task(self.connect())
         self.connecting.add(task)

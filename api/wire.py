@@ -12,7 +12,7 @@ class Http(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn's
         self._joining = Joining(transport)
-        super().connection_made(self._joining)  # type: ignore[arg-type]  # what is used of one
+        super().connection_made(self._joining)  # type: ignore[arg-type]  # it has what is used
 
     def on_response_complete(self) -> None:
         self._joining.flush()  # no body comes after the head of an answer to HEAD

@@ -130,20 +130,20 @@ class Lake:
         path = marks_path(self.folder, partition)
         # Whatever fails from here on, the file is looked at again.
         known, end = self._marked.pop(partition, (set(), 0))
-        if not path.exists():
-            known, end = set(), 0
-        elif end != path.stat().st_size:
-            known, end = set(marks(path)), mended(path)
-            fsync(self.folder)
+        size = path.stat().st_size if path.exists() else 0
+        changed = end != size
+        if changed:
+            known, end = set(marks(path)), mended(path) if size else 0
         new = [mark for mark in dict.fromkeys(found) if mark not in known]
         if new:
             lines = b"".join(orjson.dumps(mark) + b"\n" for mark in new)
             with path.open("ab") as file:
                 file.write(lines)
-            fsync(path)
-            fsync(self.folder)
             known.update(new)
             end += len(lines)
+        if new or changed:  # what was found may never have been flushed
+            fsync(path)
+            fsync(self.folder)
         self._marked[partition] = known, end
 
     def _add(self, partition: int, hour: str, entries: list[Entry], log: str) -> int:

@@ -15,7 +15,6 @@ aggregates stays where it was. Impressions and searches are not scored: a page f
 haste. Each bot session counts until it is found, and one that stays below the limits always does.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,16 +61,14 @@ def left_out(
 
 
 def mended(path: Path) -> int:
-    """End a file with a whole line, whatever a writer who was killed or an editor left there, and
-    make it durable; returns its size. Raises OSError."""
+    """End a file with a whole line, whatever a writer who was killed or an editor left there;
+    returns its size then. Raises OSError."""
     with path.open("r+b") as file:
         rest = file.read().rpartition(b"\n")[2]
         if _is_whole(rest):
             file.write(b"\n")
         else:
             file.truncate(file.tell() - len(rest))
-        file.flush()
-        os.fsync(file.fileno())
     return path.stat().st_size
 
 
