@@ -1,5 +1,6 @@
 """`recsys stream`: a reader of the live log as a process of its own."""
 
+import _thread
 import contextlib
 import logging
 import os
@@ -102,7 +103,10 @@ def stopping(*signals: signal.Signals) -> Iterator[threading.Event]:
     stop = threading.Event()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+        # In a thread: a handler runs amid what it interrupts, which may be another one, or a wait
+        # for this very event, and holds its lock. A parent that is killed sends a signal for each
+        # of its threads.
+        _thread.start_new_thread(stop.set, ())
 
     numbers = signals or (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, handle) for number in numbers}

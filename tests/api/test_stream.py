@@ -1,6 +1,8 @@
 """`recsys stream` as a command."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,20 @@ def test_wrong_input_is_explained(tmp_path: Path) -> None:
         stream(tmp_path, "localhost:6379")
     with pytest.raises(RuntimeError, match=r"redis://:\*\*\*@127.0.0.1:1/0: "):
         stream(tmp_path, "redis://:pw@127.0.0.1:1/0", once=True)
+
+
+INTERRUPTED = """
+import os, signal
+from api.stream import stopping
+
+with stopping(signal.SIGTERM) as stop:
+    with stop._cond:  # as one is that waits for it, or sets it
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.wait(20.0)
+"""
+
+
+def test_a_signal_amid_another_one_stops() -> None:
+    """Whatever a signal interrupts, a wait for what it sets included, goes on and sees it."""
+    command = [sys.executable, "-c", INTERRUPTED]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
