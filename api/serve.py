@@ -25,10 +25,10 @@ from pathlib import Path
 
 import orjson
 
+from api.dealing import Seat
 from api.settings import from_environment
 from api.stream import stopping
 from api.supervisor import (
-    BACKLOG,
     END_TIMEOUT,
     GAVE_UP,
     Told,
@@ -45,6 +45,7 @@ from recsys.store import Store, StoreConfig, StoreUnavailable, check_url, redact
 logger = logging.getLogger("recsys.serve")
 
 APP = "api.app:create_app"
+BACKLOG = 2048  # connections waiting per worker
 METRICS_PREFIX = "recsys-metrics-{}-"  # of the folder in the system's temporary one; {}: a pid
 # Workers share the cores already; numpy's and FAISS's own threads would only fight over them.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -87,10 +88,10 @@ def serve(
         raise ServeError(f"workers: at least 1 is needed, got {workers}")
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stopping())
-        sockets = _listen(host, port, workers, stack)
-        port = sockets[0].getsockname()[1]
+        seats = _listen(host, port, workers, stack)
+        port = seats[0].listener.getsockname()[1]
         # Before any thread runs here: that of the embedded server is one.
-        beginning = forked(app, sockets) if fresh else None
+        beginning = forked(app, seats) if fresh else None
         if beginning:
             stack.callback(beginning[1].close)
         if redis_url:
@@ -120,7 +121,7 @@ def serve(
             target=_announce, args=(host, port, stop, told, as_json), daemon=True
         )
         announcer.start()
-        status = _supervised(app, sockets, metrics, stop, reader, beginning)
+        status = _supervised(app, seats, metrics, stop, reader, beginning)
         stop.set()
         announcer.join()
     return status
@@ -128,7 +129,7 @@ def serve(
 
 def _supervised(
     app: str,
-    sockets: list[socket.socket],
+    seats: list[Seat],
     metrics: str,
     stop: threading.Event,
     reader: Told | None,
@@ -138,7 +139,7 @@ def _supervised(
     process, if it was forked already."""
     # Else a fresh interpreter, without the threads of this one: it forks the others.
     context = multiprocessing.get_context("spawn")
-    arguments = (app, sockets, metrics, reader, os.getpid())
+    arguments = (app, seats, metrics, reader, os.getpid())
     process: BaseProcess
     if beginning:
         process, channel = beginning
@@ -202,10 +203,10 @@ def _lock_folder(path: Path) -> int | None:
     return descriptor
 
 
-def _listen(host: str, port: int, count: int, stack: contextlib.ExitStack) -> list[socket.socket]:
-    """One listening socket per worker on the same address, closed by the stack.
+def _listen(host: str, port: int, count: int, stack: contextlib.ExitStack) -> list[Seat]:
+    """A seat for each worker on the same address, closed by the stack.
 
-    The kernel spreads connections evenly over them; with one shared socket, a worker that wakes
+    The kernel spreads connections over their listeners; with one shared socket, a worker that wakes
     up takes all that wait. They stay open here, so a worker that dies loses no waiting connection.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -215,14 +216,16 @@ def _listen(host: str, port: int, count: int, stack: contextlib.ExitStack) -> li
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             port = probe.getsockname()[1]
-        sockets = []
+        seats = []
         for _ in range(count):
-            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            # TCP by name: asyncio's own loop lets small answers wait on any other (Nagle).
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            seats.append(Seat.at(listener, count))
+            stack.callback(seats[-1].close)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind((host, port))
             listener.listen(BACKLOG)
-            sockets.append(listener)
     except OverflowError as error:
         raise ServeError(f"port: must be 0 to 65535, got {port}") from error
     except OSError as error:
@@ -232,7 +235,7 @@ def _listen(host: str, port: int, count: int, stack: contextlib.ExitStack) -> li
                 f"one, for example --port {port + 1}"
             ) from error
         raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return sockets
+    return seats
 
 
 def _check_host(host: str) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import uvicorn
 from threadpoolctl import threadpool_limits
 
+from api.dealing import Dealer, Seat
 from api.stream import follow, stopping
 from api.upkeep import Schedule
 from api.wire import Http
@@ -31,7 +32,6 @@ from recsys.store import StoreConfig
 
 logger = logging.getLogger("recsys.serve")
 
-BACKLOG = 2048  # connections waiting per worker
 STOP_TIMEOUT = 10  # seconds for requests under way when stopping
 END_TIMEOUT = STOP_TIMEOUT + 2  # seconds from SIGTERM to SIGKILL
 YOUNG = 5.0  # seconds; a worker that dies younger failed to start
@@ -48,14 +48,14 @@ else:  # whose own libraries do not stand it
 Told = tuple[str, Path, StoreConfig, Schedule | None]
 
 
-def forked(app: str, sockets: list[socket.socket]) -> tuple[BaseProcess, Connection] | None:
+def forked(app: str, seats: list[Seat]) -> tuple[BaseProcess, Connection] | None:
     """A process that becomes the supervisor once it is told, by :func:`begin`, how; None where that
     cannot be forked. Before any thread of ours or of a pool runs here: it has what is imported
     here, for nothing."""
     if sys.platform != "linux":
         return None
     ours, theirs = multiprocessing.Pipe()
-    process = CONTEXT.Process(target=_wait, args=(app, sockets, theirs, ours, os.getpid()))
+    process = CONTEXT.Process(target=_wait, args=(app, seats, theirs, ours, os.getpid()))
     process.start()
     theirs.close()
     return process, ours
@@ -68,9 +68,7 @@ def begin(channel: Connection, metrics: str, reader: Told | None) -> None:
         channel.send((dict(os.environ), metrics, reader))
 
 
-def _wait(
-    app: str, sockets: list[socket.socket], channel: Connection, other: Connection, parent: int
-) -> None:
+def _wait(app: str, seats: list[Seat], channel: Connection, other: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent(parent)
@@ -83,7 +81,7 @@ def _wait(
     # What was imported already has not seen the variables.
     _limit("openmp", environment["OMP_NUM_THREADS"])
     _limit("blas", environment["OPENBLAS_NUM_THREADS"])
-    supervise(app, sockets, metrics, reader, parent)
+    supervise(app, seats, metrics, reader, parent)
 
 
 def _limit(pools: str, threads: str) -> None:
@@ -94,10 +92,8 @@ def _limit(pools: str, threads: str) -> None:
         threadpool_limits(int(first), pools)
 
 
-def supervise(
-    app: str, sockets: list[socket.socket], metrics: str, reader: Told | None, parent: int
-) -> None:
-    """Keep one worker per socket, and a reader if any, until SIGTERM; the main of a process.
+def supervise(app: str, seats: list[Seat], metrics: str, reader: Told | None, parent: int) -> None:
+    """Keep one worker per seat, and a reader if any, until SIGTERM; the main of a process.
 
     app: "module:function" that makes the application. metrics: the folder of the workers'.
     """
@@ -111,26 +107,26 @@ def supervise(
     # What is alive now is left alone by the collectors of all processes, which would copy it.
     gc.freeze()
     with stopping(signal.SIGTERM) as stop:
-        sys.exit(_run(app, sockets, metrics, reader, stop))
+        sys.exit(_run(app, seats, metrics, reader, stop))
 
 
 def _run(
     app: str,
-    sockets: list[socket.socket],
+    seats: list[Seat],
     metrics: str,
     told: Told | None,
     stop: threading.Event,
 ) -> int:
-    running = [_start(_work, app, sockets, k) for k in range(len(sockets))]
-    started = [time.monotonic()] * len(sockets)
+    running = [_start(_work, app, seats, k) for k in range(len(seats))]
+    started = [time.monotonic()] * len(seats)
     young_deaths = 0
-    reader = _start(_read, sockets, told) if told else None
+    reader = _start(_read, seats, told) if told else None
     try:
         while not stop.is_set():
             if reader and reader.exitcode is not None:
                 logger.error("the reader %d ended with status %d", reader.pid, reader.exitcode)
                 stop.wait(READER_PAUSE)
-                reader = _start(_read, sockets, told)
+                reader = _start(_read, seats, told)
             wait([process.sentinel for process in running], timeout=0.2)
             for k, process in enumerate(running):
                 if process.exitcode is None or stop.is_set():
@@ -144,7 +140,7 @@ def _run(
                 if young_deaths >= MAX_YOUNG_DEATHS:
                     logger.error("workers do not start; giving up")
                     return GAVE_UP
-                running[k], started[k] = _start(_work, app, sockets, k), time.monotonic()
+                running[k], started[k] = _start(_work, app, seats, k), time.monotonic()
         return 0
     finally:
         end(running, END_TIMEOUT)
@@ -178,10 +174,11 @@ def _name(role: str) -> None:
         Path("/proc/self/comm").write_text(f"recsys-{role}")
 
 
-def _work(app: str, sockets: list[socket.socket], k: int, parent: int) -> None:
-    """A worker process: one event loop on one listening socket."""
+def _work(app: str, seats: list[Seat], k: int, parent: int) -> None:
+    """A worker process: one event loop on one seat."""
     _begin("worker", parent)
-    _close(sockets[:k] + sockets[k + 1 :])
+    for other in seats[:k] + seats[k + 1 :]:
+        other.leave()
     # Ctrl-C reaches the whole group. Uvicorn stops, then raises the signal again for the handler
     # that was there before, which would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -194,39 +191,48 @@ def _work(app: str, sockets: list[socket.socket], k: int, parent: int) -> None:
         access_log=False,
         log_level="warning",
         server_header=False,
-        backlog=BACKLOG,
         timeout_graceful_shutdown=STOP_TIMEOUT,
     )
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("recsys").setLevel(logging.INFO)
-    server = _Server(config)
-    server.run(sockets=[sockets[k]])
+    server = _Server(config, seats, k)
+    server.run(sockets=[])
     if not server.started:
         sys.exit(3)
 
 
 class _Server(uvicorn.Server):
+    """Uvicorn's, of one seat."""
+
+    def __init__(self, config: uvicorn.Config, seats: list[Seat], own: int) -> None:
+        super().__init__(config)
+        self._seats, self._own = seats, own
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         # What is alive now stays as long as the worker: the collector need not walk through it
         # between requests.
         gc.collect()
         gc.freeze()
+        self._dealer = Dealer(self._seats, self._own, self._protocol)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._dealer.close()
+        self._seats[self._own].close()
+        await super().shutdown(sockets)
+
+    def _protocol(self, lost: Callable[[], None]) -> Http:
+        return Http(self.config, self.server_state, self.lifespan.state, lost=lost)
 
 
-def _read(sockets: list[socket.socket], told: Told, parent: int) -> None:
+def _read(seats: list[Seat], told: Told, parent: int) -> None:
     """The process of the reader of the live log."""
     _begin("reader", parent)
     # What a visitor waits for comes first: a file may be written a moment later.
     os.nice(READER_NICE)
-    _close(sockets)
+    for seat in seats:
+        seat.close()
     follow(*told, parent)
-
-
-def _close(sockets: list[socket.socket]) -> None:
-    """Let go of what another process listens on: its port is free when that one has ended."""
-    for listener in sockets:
-        listener.close()
 
 
 def end(processes: list[BaseProcess], seconds: float) -> None:

@@ -2,17 +2,27 @@
 the system for the server and a packet that wakes the client."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class Http(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1, whose answers leave in one piece."""
+    """Uvicorn's HTTP/1.1, whose answers leave in one piece. lost: called at the end."""
+
+    def __init__(self, *arguments: Any, lost: Callable[[], None] | None = None, **more: Any):
+        super().__init__(*arguments, **more)
+        self._lost = lost
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn's
         self._joining = Joining(transport)
         super().connection_made(self._joining)  # type: ignore[arg-type]  # it has what is used
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._lost:
+            self._lost()
 
     def on_response_complete(self) -> None:
         self._joining.flush()  # no body comes after the head of an answer to HEAD

@@ -162,12 +162,17 @@ def test_the_address_is_told(shared: Process) -> None:
     assert shared.first_line == expected
 
 
-def listening(pid: int, port: int) -> set[str]:
-    """The sockets that a process has open and that listen on a port, as the kernel numbers them."""
+def opened(pid: int) -> list[list[str]]:
+    """The TCP sockets that a process has open, as /proc/net/tcp tells of them."""
     lines = [line.split() for line in read(pid, "net/tcp").decode().splitlines()[1:]]
-    ours = {line[9] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "0A"}
-    opened = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
-    return {number for number in ours if f"socket:[{number}]" in opened}
+    files = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return [line for line in lines if f"socket:[{line[9]}]" in files]
+
+
+def listening(pid: int, port: int) -> set[str]:
+    """The sockets by which a process listens on a port, as the kernel numbers them."""
+    own = f":{port:04X}"
+    return {line[9] for line in opened(pid) if line[1].endswith(own) and line[3] == "0A"}
 
 
 def test_a_worker_listens_on_its_own_socket_alone(shared: Process) -> None:
@@ -179,6 +184,23 @@ def test_a_worker_listens_on_its_own_socket_alone(shared: Process) -> None:
     assert one != two
     (reader,) = shared.family("recsys-reader")
     assert listening(reader, port) == set()
+
+
+def test_each_worker_has_as_many_connections(shared: Process) -> None:
+    """Of those that clients keep: the kernel spreads them by chance only."""
+    url, clients = httpx.URL(shared.url), set[str]()
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            client = stack.enter_context(socket.create_connection((url.host, url.port)))
+            client.sendall(b"GET /health/live HTTP/1.1\r\nHost: recsys\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
+            clients.add(f"0100007F:{client.getsockname()[1]:04X}")
+        one, two = (
+            sum(line[2] in clients for line in opened(pid))
+            for pid in shared.family("recsys-worker")
+        )
+    assert one + two == 100
+    assert one == two
 
 
 def test_read_your_clicks(shared: Process) -> None:

@@ -1,0 +1,148 @@
+"""Dealing: each worker has as many connections as the others.
+
+The kernel gives one to a listener by a hash of its addresses, which is even only on average: of 64
+that clients keep, one of two workers has more than 36 in every fourth case, and a quarter more to
+do than the other for as long as they are kept. So a worker hands what comes to it to the one that
+has the fewest, where that is another.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from ctypes import c_longlong
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+logger = logging.getLogger("recsys.serve")
+
+RETRY = 1.0  # seconds until connections are taken in again by a worker that could not
+AT_A_TIME = 100  # connections taken in before the requests of others are looked at again
+NAME = 2  # bytes that a worker names itself with
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a worker gets connections: from the kernel, and from the other workers, which have the
+    way in. None is lost with a worker that dies: the next one finds what waits.
+
+    tally: int64 in memory of all workers: how many connections it has; how many it handed to each
+    worker; how many it took from each. Only it writes there, so nothing has to be locked, and
+    nothing stays locked by one that is killed.
+    """
+
+    listener: socket.socket
+    inbox: socket.socket
+    way_in: socket.socket
+    tally: Any
+
+    @classmethod
+    def at(cls, listener: socket.socket, workers: int) -> "Seat":
+        """One of so many workers', with a listener of its own."""
+        seat = cls(listener, *socket.socketpair(), RawArray(c_longlong, 1 + 2 * workers))
+        for side in (seat.listener, seat.inbox, seat.way_in):
+            side.setblocking(False)
+        return seat
+
+    def leave(self) -> None:
+        """Let go of what another process listens on: its port is free when that one has ended."""
+        self.listener.close()
+        self.inbox.close()
+
+    def close(self) -> None:
+        """Let go of all of it."""
+        self.leave()
+        self.way_in.close()
+
+
+class Dealer:
+    """Takes connections in for one of the workers, or hands them to another."""
+
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        own: int,
+        protocol: Callable[[Callable[[], None]], asyncio.Protocol],
+    ) -> None:
+        """own: which of the workers this is. protocol: makes one for a connection; what it is given
+        is to be called once that is lost."""
+        self._seats, self._own, self._protocol = seats, own, protocol
+        self._seat, self._tally = seats[own], seats[own].tally
+        # This one first: where several have the fewest it stays.
+        self._workers = [own, *(k for k in range(len(seats)) if k != own)]
+        self._loop = asyncio.get_running_loop()
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._later: asyncio.TimerHandle | None = None
+        self._tally[0] = 0
+        self._listen()
+        self._loop.add_reader(self._seat.inbox, self._take)
+
+    def close(self) -> None:
+        """Take no more in."""
+        if self._later:
+            self._later.cancel()
+        self._loop.remove_reader(self._seat.listener)
+        self._loop.remove_reader(self._seat.inbox)
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._seat.listener, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(AT_A_TIME):
+            try:
+                connection, _ = self._seat.listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # too many files are open, say: it would be tried at each turn
+                logger.error("no connection can be taken in for %g s: %s", RETRY, error)
+                self._loop.remove_reader(self._seat.listener)
+                self._later = self._loop.call_later(RETRY, self._listen)
+                return
+            fewest = min(self._workers, key=self._count)
+            if fewest == self._own or not self._handed(connection, fewest):
+                self._keep(connection)
+
+    def _count(self, worker: int) -> int:
+        """Connections of a worker, with those handed to it that it has not taken yet."""
+        theirs, workers = self._seats[worker].tally, len(self._seats)
+        handed = sum(seat.tally[1 + worker] for seat in self._seats)
+        return int(theirs[0] + handed - sum(theirs[1 + workers :]))
+
+    def _handed(self, connection: socket.socket, to: int) -> bool:
+        """Whether a connection could be handed to another worker."""
+        name = self._own.to_bytes(NAME, "big")
+        try:
+            socket.send_fds(self._seats[to].way_in, [name], [connection.fileno()])
+        except OSError:  # so many wait there already
+            return False
+        self._tally[1 + to] += 1
+        connection.close()  # here
+        return True
+
+    def _take(self) -> None:
+        for _ in range(AT_A_TIME):
+            try:
+                name, files, _, _ = socket.recv_fds(self._seat.inbox, NAME, 1)
+            except (BlockingIOError, InterruptedError):
+                return
+            self._tally[1 + len(self._seats) + int.from_bytes(name, "big")] += 1
+            for file in files:  # none, if there are too many open
+                self._keep(socket.socket(fileno=file))
+
+    def _keep(self, connection: socket.socket) -> None:
+        self._tally[0] += 1
+        connection.setblocking(False)
+        task = self._loop.create_task(self._begin(connection))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: self._protocol(self._lost), connection)
+        except OSError:  # its client has gone
+            connection.close()
+            self._lost()
+
+    def _lost(self) -> None:
+        self._tally[0] -= 1
