@@ -13,6 +13,7 @@ from api import telemetry
 from api.errors import Problem
 from api.quality import Judged, Probation, Quality
 from api.settings import Settings
+from api.turns import Turns
 from recsys.aggregates import Aggregates, ranking_by
 from recsys.bundle import Bundle
 from recsys.events import Event
@@ -39,6 +40,7 @@ class Engine:
     bundle: Bundle | None = None
     mirror: Mirror | None = None  # of the aggregates that the bundle declares
     shelf: Shelf | None = None  # of the catalogue
+    turns: Turns = field(default_factory=Turns)  # of the lists
     flaw: str | None = None  # why the active bundle could not be loaded
     _failed: tuple[str, float] = field(default=("", 0.0), repr=False)
     _shelving: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)

@@ -1,4 +1,4 @@
-"""/v1/recommendations: read the live session, fold it, recommend, answer."""
+"""/v1/recommendations: read the live session, wait for a turn, fold, recommend, answer."""
 
 import contextlib
 import os
@@ -97,6 +97,8 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
             with contextlib.suppress(StoreUnavailable):  # a moment ago it was there
                 await mirror.catch_up(engine.store)
     read = perf_counter_ns()
+    await engine.turns.next()
+    begun = perf_counter_ns()
     session = session_of(live, bundle.config, mirror, wanted.session_id, wanted.user_id)
     folded = perf_counter_ns()
     asked = Wanted(
@@ -129,7 +131,8 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
     if wanted.timings:
         answer["timings"] = {
             "store_read": (read - start) / 1000,
-            "session": (folded - read) / 1000,
+            "turn": (begun - read) / 1000,
+            "session": (folded - begun) / 1000,
             "filter": (filtered - folded) / 1000,
             **result.timings,
             "total": (perf_counter_ns() - start) / 1000,
