@@ -1,9 +1,9 @@
 """Events: what a visitor did, to which item, when. The vocabulary of logs, streams and sessions."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import orjson
 
 # Weight of one event as a sign of interest. The scale is relative to a view; negative types
@@ -53,8 +53,7 @@ class InputError(ValueError):
     """What was given cannot be used; the text names it and the remedy. The base of such errors."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing a visitor did. ``timestamp`` is Unix seconds.
 
     terms: what the catalogue said of the item when the event was accepted, ``price`` and
@@ -66,18 +65,21 @@ class Event:
     item_id: str | None = None
     user_id: str | None = None
     event_id: str | None = None
-    timestamp: float = 0.0
+    timestamp: float = msgspec.field(default_factory=float)  # so it is never left out
     value: float | None = None
     recommendation_id: str | None = None
     position: int | None = None
-    properties: dict[str, Any] = field(default_factory=dict)
-    terms: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = {}
+    terms: dict[str, Any] = {}
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(list[Event])
 
 
 def encode(event: Event) -> bytes:
     """The event as compact JSON without empty fields: the form held in Redis."""
-    fields = {name: getattr(event, name) for name in Event.__slots__}
-    return orjson.dumps({k: v for k, v in fields.items() if v is not None and v != {}})
+    return _encoder.encode(event)
 
 
 def decode(payload: bytes) -> Event:
@@ -88,10 +90,4 @@ def decode(payload: bytes) -> Event:
 def decode_known(payloads: Iterable[bytes]) -> list[Event]:
     """The same of several, as far as this version understands them: what newer ones add is left
     out, so that visitors get an answer."""
-    # One JSON document for all of them: a third of the time of decoding each.
-    found = orjson.loads(b"[" + b",".join(payloads) + b"]")
-    try:
-        return [Event(**fields) for fields in found]
-    except TypeError:
-        known = Event.__slots__
-        return [Event(**{k: v for k, v in fields.items() if k in known}) for fields in found]
+    return _decoder.decode(b"[" + b",".join(payloads) + b"]")  # at once: each costs as much again

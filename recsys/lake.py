@@ -44,6 +44,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "price": pl.Float64(),
     "category": pl.List(pl.String()),
 }
+OF_EVENTS = [name for name in SCHEMA if name in Event.__struct_fields__]
 PART_ROWS = 200_000  # a part is written anew with each addition; beyond this the next one begins
 REACHED = "recsys.reached"  # the metadata that holds a place for each stream, by the log's name
 
@@ -202,7 +203,7 @@ def _path(folder: Path, partition: int, hour: str, part: int) -> Path:
 def _table(entries: list[Entry]) -> pl.DataFrame:
     rows = [
         {
-            **{name: getattr(entry.event, name) for name in SCHEMA if name in Event.__slots__},
+            **{name: getattr(entry.event, name) for name in OF_EVENTS},
             **{name: entry.event.terms.get(name) for name in TERMS},
             "user_id": entry.event.user_id or entry.user_id,
             "properties": orjson.dumps(entry.event.properties).decode()

@@ -15,13 +15,14 @@ import time
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError, pack_command
+from msgspec import structs
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -223,7 +224,7 @@ class Store:
             named = event
             if event.terms or not event.event_id:
                 id_ = event.event_id or os.urandom(16).hex()
-                named = replace(event, event_id=id_, terms={})
+                named = structs.replace(event, event_id=id_, terms={})
             arguments += (
                 int(bool(event.event_id)),
                 *_counted(named),

@@ -12,10 +12,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from msgspec import structs
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
@@ -415,5 +416,5 @@ def _entry(text: bytes, fields: dict[bytes, bytes]) -> Entry | Mark:
     except TypeError as error:
         raise NewerLogError(text, str(error)) from error
     if b"t" in fields:  # an entry of before terms went with the event
-        event = replace(event, terms=orjson.loads(fields[b"t"]))
+        event = structs.replace(event, terms=orjson.loads(fields[b"t"]))
     return Entry(place, event, user)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from redis.exceptions import ConnectionError as Disconnected
 
 from recsys import snapshot
@@ -58,7 +59,7 @@ def reader(redis_server: EmbeddedRedis, store: Store, tmp_path: Path) -> Iterato
 def of_earlier_visitors(count: int, seed: int) -> list[Event]:
     """Of sessions that are over."""
     events = some_events(count, seed)
-    return [replace(e, session_id=f"{e.session_id}-before") for e in events]
+    return [structs.replace(e, session_id=f"{e.session_id}-before") for e in events]
 
 
 def put_in_files(events: list[Event], store: Store, folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from prometheus_client import REGISTRY
 from redis import Redis
 
@@ -68,7 +69,7 @@ async def test_a_session_that_is_too_fast(store: Store) -> None:
     """By arrival, whatever times it claims; the same number of events spread out is not."""
     limited(store, velocity=5)
     for k in range(6):
-        fast = replace(clicks("fast", "abcdef")[k], timestamp=1.7e9 + 3600 * k)
+        fast = structs.replace(clicks("fast", "abcdef")[k], timestamp=1.7e9 + 3600 * k)
         slow = clicks("slow", "abcdef")[k]
         await store.append([fast], now=NOW + k)
         appended = await store.append([slow], now=NOW + 60 * k)
@@ -81,7 +82,7 @@ async def test_a_session_that_is_too_fast(store: Store) -> None:
 async def test_a_session_that_repeats_itself(store: Store) -> None:
     """However slowly. What it only looks past, and what was delivered again, does not count."""
     limited(store, repetition=3)
-    seen = [replace(e, type="impression") for e in clicks("honest", "aaaaaaa", 1.6e9)]
+    seen = [structs.replace(e, type="impression") for e in clicks("honest", "aaaaaaa", 1.6e9)]
     await store.append([*seen, *clicks("honest", "aaabbb"), *clicks("honest", "aaabbb")])
     assert not await names(store)
     for k, event in enumerate(clicks("bot", "baaaa")):
@@ -101,7 +102,7 @@ async def test_a_session_of_nothing_else(store: Store) -> None:
     for session, items in (("bot", "aaaaa"), ("patient", "aaaa"), ("visitor", "baaaaaa")):
         await store.append([Event("search", session), *clicks(session, items)], now=NOW)
     bought = clicks("buyer", "aaaaaa")
-    bought[2] = replace(bought[2], type="purchase")
+    bought[2] = structs.replace(bought[2], type="purchase")
     await store.append(bought, now=NOW)
     (suspect,) = await store.quarantined()
     assert (suspect.session_id, suspect.repetition, suspect.reason) == ("bot", 5, "alike")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Path, Request, Response
+from msgspec import structs
 from pydantic import ValidationError
 
 from api.body import read_object
@@ -32,7 +33,7 @@ async def get_session(request: Request, session_id: SessionId) -> Response:
         "session_id": session_id,
         "user_id": live.user_id,
         "version": live.version,
-        "events": live.events,
+        "events": [structs.asdict(event) for event in live.events],
     }
     return Response(orjson.dumps(answer), media_type="application/json")
 

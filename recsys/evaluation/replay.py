@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
+from msgspec import structs
 from numpy.typing import NDArray
 
 from recsys.aggregate_log import LogFold
@@ -278,5 +279,5 @@ def _events(frame: pl.DataFrame) -> Iterator[tuple[Event, bool, str | None, bool
             event = Event(*fields)
             if said:
                 told = {name: value for name, value in said.items() if value is not None}
-                event = replace(event, terms=told)
+                event = structs.replace(event, terms=told)
             yield event, session_ends, user, user_ends
