@@ -103,7 +103,7 @@ def profile(
 ) -> Profile:
     """Resolve a session against a bundle. unseen: by default those of the bundle's catalogue."""
     unseen = bundle.unseen if unseen is None else unseen
-    if session.aggregates is None and bundle.snapshot.ends.any():
+    if session.aggregates is None and not bundle.snapshot.empty:
         session = replace(session, aggregates=bundle.aggregates)
     current, past = session.current, session.past
     anchors = [anchor] if anchor else []

@@ -38,6 +38,11 @@ class Snapshot:
     def moment(self) -> float:
         return float(self.until[0])
 
+    @property
+    def empty(self) -> bool:
+        """Whether there are no rows at all: asked at every list."""
+        return not len(self.ends) or not self.ends[-1]
+
     def digest(self, number: int) -> str:
         """The same for the same rows of one aggregate; "" of no log."""
         if self.moment == NEVER:
