@@ -16,6 +16,8 @@ class Http(HttpToolsProtocol):
         self._lost = lost
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn's
+        # Written at once: uvloop waits for the end of its turn, and for all that is done in it.
+        transport.set_write_buffer_limits(high=0)
         self._joining = Joining(transport)
         super().connection_made(self._joining)  # type: ignore[arg-type]  # it has what is used
 

@@ -510,6 +510,8 @@ class _Link(asyncio.Protocol):
             assert self._writer is not None
             transport: asyncio.Transport = self._writer.transport  # type: ignore[assignment]  # it reads too
             transport.set_protocol(self)
+            # Written at once: uvloop waits for the end of its turn, and for all that is done in it.
+            transport.set_write_buffer_limits(high=0)
             self._transport, self._reader = transport, Reader(notEnoughData=MORE)
             self._watching = asyncio.create_task(self._watch())
             if self._closed:
@@ -530,9 +532,9 @@ class _Link(asyncio.Protocol):
                 return
             if isinstance(answer, PushNotification):  # of the server, to nobody's question
                 continue
-            # In the next turn of the event loop: where there is too much to do, what follows from
-            # all answers that came together would be done before anything new is looked at.
-            asyncio.get_running_loop().call_soon(_hand, answer, self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            if not waiting.done():  # else its caller was cancelled
+                waiting.set_result(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._transport is not None and self._transport.is_closing():
@@ -566,11 +568,6 @@ class _Link(asyncio.Protocol):
         watching, self._watching = self._watching, None
         if watching is not None and watching is not asyncio.current_task():
             watching.cancel()
-
-
-def _hand(answer: Any, waiting: asyncio.Future[Any]) -> None:
-    if not waiting.done():  # else its caller was cancelled
-        waiting.set_result(answer)
 
 
 def _counted(event: Event) -> tuple[str, ...]:
