@@ -28,6 +28,7 @@ NOBODY = History(
     np.zeros(0, np.int32),
     np.zeros(0, np.float32),
     np.zeros(0, np.bool_),
+    np.zeros(1, np.int64),
     np.zeros(0, np.int32),
 )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recsys.columns import numbered, slots
 from recsys.models import session_knn
-from recsys.models.tally import slot
+from recsys.models.tally import find, room, slot
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -36,6 +36,10 @@ BASKET = numbered(
     "late_in_long",
     "usual_length",
     "latest_popularity",
+    "own_votes",
+    "own_votes_share",
+    "own_votes_highest",
+    "own_votes_mean",
 )
 BASKETS = len(BASKET)
 VOTERS = 500  # sessions that vote for what goes with the whole of this one ...
@@ -51,6 +55,9 @@ def basket_columns(
     history: Rows,
     history_weights: Floats,
     history_sessions: int,
+    visits: Rows,
+    late_visits: Longs,
+    late_items: Rows,
     firsts: Longs,
     neighbours: Rows,
     similarities: Floats,
@@ -67,7 +74,8 @@ def basket_columns(
     """The features of BASKET for rows (ascending), float32 [BASKET, rows].
 
     live: distinct items of the session. past: of earlier ones. history: of the known user, latest
-    first, from so many sessions.
+    first, from so many sessions. visits: of these, the rows of those that vote; late_visits: int64
+    [n + 1] into late_items: those that came after them.
     """
     basket = np.zeros((BASKETS, len(rows)), np.float32)
     keys, at = slots(rows)
@@ -120,7 +128,69 @@ def basket_columns(
     for n in range(len(rows)):
         for kind in range(kinds.shape[1]):
             basket[13 + kind, n] = kinds[rows[n], kind]
+    own = basket[18:22]
+    own_votes(own, rows, live, match_weights, indptr, items, visits, late_visits, late_items)
     return basket
+
+
+@njit(cache=True, nogil=True)
+def own_votes(
+    out: Floats,
+    rows: Rows,
+    live: Rows,
+    match_weights: Floats,
+    indptr: Longs,
+    items: Rows,
+    visits: Rows,
+    late_visits: Longs,
+    late_items: Rows,
+) -> None:
+    """Votes of the user's own earlier sessions for each row, their share of the most, the highest
+    one, and their mean over the sessions that hold the row; float32 [4, rows], zeros before.
+
+    A session votes for all of its items with the summed match_weights of those that it shares with
+    live, over the root of how many it holds. visits: rows of indptr. late_visits: of late_items.
+    """
+    early, late = len(visits), len(late_visits) - 1
+    if len(live) == 0 or early + late == 0:
+        return
+    entries, count = len(live) + len(late_items), len(match_weights)
+    for session in visits:
+        entries += indptr[session + 1] - indptr[session]
+    keys = np.full(room(count, entries), -1, np.int32)
+    weights, seen = np.zeros(len(keys), np.float32), np.zeros(len(keys), np.int32)
+    found = np.zeros((3, len(keys)), np.float32)  # summed votes, the highest, sessions
+    for row in live:
+        at = find(keys, row, count)
+        keys[at], weights[at] = row, match_weights[row]
+    for k in range(early + late):
+        if k < early:
+            inside = items[indptr[visits[k]] : indptr[visits[k] + 1]]
+        else:
+            inside = late_items[late_visits[k - early] : late_visits[k - early + 1]]
+        shared, held = np.float32(0), 0
+        for row in inside:
+            at = find(keys, row, count)
+            if seen[at] != k + 1:  # else it stands in the session more than once
+                keys[at], seen[at] = row, k + 1
+                found[2, at] += 1
+                shared += weights[at]
+                held += 1
+        if shared == 0:
+            continue
+        vote = shared / np.sqrt(np.float32(held))
+        for row in inside:
+            at = find(keys, row, count)
+            if seen[at] == k + 1:
+                seen[at] = 0
+                found[0, at] += vote
+                found[1, at] = max(found[1, at], vote)
+    for n in range(len(rows)):
+        at = find(keys, rows[n], count)
+        if keys[at] == rows[n] and found[2, at]:
+            out[0, n], out[2, n] = found[0, at], found[1, at]
+            out[3, n] = found[0, at] / found[2, at]
+    out[1] = out[0] / max(out[0].max(), np.float32(1e-9))
 
 
 @njit(cache=True, nogil=True)

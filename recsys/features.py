@@ -14,9 +14,11 @@ from recsys.bundle import Bundle
 from recsys.columns import COLUMN, columns_of
 from recsys.config import Aggregate, Config
 from recsys.retrieval import Candidates, Profile, joint_fold_in
+from recsys.session import VISITS
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Longs = NDArray[np.int64]
 
 NO_VALUE = -1.0  # what the forest is told where an item has no last value
 
@@ -69,6 +71,7 @@ class Context:
             return cls(bundle, who, candidates, columns, columns[:0], live, beside)
         items, sessions = bundle.item_knn, bundle.session_knn
         history, theirs = bundle.history, bundle.history.of(who.user)
+        visits = history.visits_of(who.user)
         basket = basket_columns(
             candidates.rows,
             who.live[0],
@@ -76,7 +79,8 @@ class Context:
             who.past[1],
             history.items[theirs],
             history.weights[theirs],
-            int(history.sessions[who.user]) if who.user >= 0 else 0,
+            len(visits),
+            *voting(bundle, who, visits),
             items.starts,
             items.neighbours,
             items.similarities,
@@ -91,6 +95,20 @@ class Context:
             bundle.popularity.kinds,
         )
         return cls(bundle, who, candidates, columns, basket, live, beside)
+
+
+def voting(bundle: Bundle, who: Profile, visits: Rows) -> tuple[Rows, Longs, Rows]:
+    """The user's latest sessions, which vote: rows of those of the log, and where the items of each
+    later one begin, int64 [n + 1], in rows of items.
+
+    visits: those of the log, latest first.
+    """
+    # What the log tells of already votes once.
+    late = [visit.items for visit in who.session.past.visits if visit.moment > bundle.cutoff]
+    rows = bundle.items.rows([item for items in late for item in items])
+    ends = np.cumsum([0, *map(len, late)])
+    known = np.concatenate([[0], np.cumsum(rows >= 0)])
+    return visits[: VISITS - len(late)], known[ends], rows[rows >= 0]
 
 
 Feature = Callable[[Context], Floats | float]
@@ -320,6 +338,29 @@ def past_links(c: Context) -> Floats:
     return c.column("past_links")
 
 
+def own_votes(c: Context) -> Floats:
+    """Votes of the known user's own earlier sessions: for all of its items, what one shares with
+    the whole of this session, by idf, over the root of its length. The one sign that joins the two:
+    who buys this again buys what they bought beside it."""
+    return c.column("own_votes")
+
+
+def own_votes_share(c: Context) -> Floats:
+    """The same over the highest of the candidates: what of the past this session is about."""
+    return c.column("own_votes_share")
+
+
+def own_votes_highest(c: Context) -> Floats:
+    """The highest of those votes: one earlier session may be enough."""
+    return c.column("own_votes_highest")
+
+
+def own_votes_mean(c: Context) -> Floats:
+    """The votes over the number of own sessions that hold the candidate: what is bought in every
+    one is bought whatever else is."""
+    return c.column("own_votes_mean")
+
+
 def strangers_share(c: Context) -> Floats:
     """Share of the item's events that are of strangers: they and customers want other things."""
     return c.column("strangers_share")
@@ -526,6 +567,7 @@ GROUPS: dict[str, dict[str, Feature]] = {
         whole_knn, whole_knn_mean, whole_links, whole_knn_highest, whole_votes, whole_cosine
     ),
     "past": _named(past_knn, past_links, own_weight, own_share, own_place),
+    "votes": _named(own_votes, own_votes_share, own_votes_highest, own_votes_mean),
     "kinds": _named(
         strangers_share, late_with_strangers, late_in_long, usual_length, latest_popularity
     ),

@@ -41,7 +41,8 @@ class Sessions(NamedTuple):
     indptr: int64 [sessions + 1]. items: int32, ascending, each once. ends: int64, the sessions'
     last events, ascending; starts: int64 [sessions + 1], and sequence: int32, the items of all
     events, the session that ended first, first. known: bool, in that order, whether somebody known
-    was there. visits: int64 [users], the sessions of each.
+    was there. visits: int32, the places in that order of each user's sessions, the latest first;
+    their_visits: int64 [users + 1], where each user's begin.
     """
 
     indptr: Longs
@@ -50,7 +51,8 @@ class Sessions(NamedTuple):
     starts: Longs
     sequence: Rows
     known: Bools
-    visits: Longs
+    their_visits: Longs
+    visits: Rows
 
 
 def by_visitor(visitor: Longs, item: Rows, weight: Doubles, bought: Bools, users: int) -> Visitors:
@@ -154,7 +156,7 @@ def _visitors(
 @njit(cache=True, nogil=True)
 def _sessions(
     starts: Longs, session: Rows, item: Rows, user: Rows, users: int
-) -> tuple[Longs, Rows, Longs, Longs, Rows, Bools, Longs]:
+) -> tuple[Longs, Rows, Longs, Longs, Rows, Bools, Longs, Rows]:
     events, sessions, longest = len(session), len(starts) - 1, 0
     for s in range(sessions):
         longest = max(longest, starts[s + 1] - starts[s])
@@ -166,7 +168,8 @@ def _sessions(
         own[at], theirs[at] = item[k], user[k]
         last[session[k]] = k
     indptr, items, n = np.zeros(sessions + 1, np.int64), np.empty(events, np.int32), 0
-    known, visits = np.zeros(sessions, np.bool_), np.zeros(users, np.int64)
+    known, visitors = np.zeros(sessions, np.bool_), np.zeros(sessions, np.int64)
+    their_visits = np.zeros(users + 1, np.int64)
     keys = np.empty(longest, np.int64)
     for s in range(sessions):
         begin, count, there = starts[s], starts[s + 1] - starts[s], 0
@@ -179,7 +182,9 @@ def _sessions(
         _sort(keys, there)
         for k in range(there):
             if k == 0 or keys[k] != keys[k - 1]:
-                visits[keys[k]] += 1
+                theirs[begin + visitors[s]] = keys[k]  # each once; no more are read of this session
+                visitors[s] += 1
+                their_visits[keys[k] + 1] += 1
         for k in range(count):
             keys[k] = (np.int64(own[begin + k]) << 32) | k
         _sort(keys, count)
@@ -196,6 +201,9 @@ def _sessions(
         of[last[s]] = s
     ends, sequence_starts = np.empty(sessions, np.int64), np.zeros(sessions + 1, np.int64)
     sequence, in_order, at = np.empty(events, np.int32), np.empty(sessions, np.bool_), 0
+    for u in range(users):
+        their_visits[u + 1] += their_visits[u]
+    visits, free = np.empty(their_visits[users], np.int32), their_visits[1:].copy()
     for k in range(events):
         s = of[k]
         if s < 0:
@@ -204,6 +212,9 @@ def _sessions(
         for place in range(starts[s], starts[s + 1]):
             sequence[filled] = own[place]
             filled += 1
+        for k in range(starts[s], starts[s] + visitors[s]):
+            free[theirs[k]] -= 1
+            visits[free[theirs[k]]] = at
         at += 1
         sequence_starts[at] = filled
     return (
@@ -213,5 +224,6 @@ def _sessions(
         sequence_starts,
         sequence,
         in_order,
+        their_visits,
         visits,
     )

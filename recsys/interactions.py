@@ -105,18 +105,27 @@ class History:
     """What each known user did, latest item first, in CSR form.
 
     indptr: int64 [users + 1]. items: int32. weights: float32, summed event weights.
-    bought: bool, the item was bought (and not returned). sessions: int32 [users], of each.
+    bought: bool, the item was bought (and not returned).
+    their_visits: int64 [users + 1] into visits: int32, the rows of each user's sessions in
+    Sequences, latest first.
     """
 
     indptr: NDArray[np.int64]
     items: Rows
     weights: NDArray[np.float32]
     bought: NDArray[np.bool_]
-    sessions: Rows
+    their_visits: NDArray[np.int64]
+    visits: Rows
 
     def of(self, user: int) -> slice:
         """The entries of one user row; none for -1."""
         return slice(int(self.indptr[user]), int(self.indptr[user + 1])) if user >= 0 else slice(0)
+
+    def visits_of(self, user: int) -> Rows:
+        """The rows of one user's sessions, latest first; none for -1."""
+        if user < 0:
+            return self.visits[:0]
+        return self.visits[self.their_visits[user] : self.their_visits[user + 1]]
 
     def of_all(
         self, users: Rows, most: int | None = None
@@ -224,7 +233,8 @@ def fold(frame: pl.DataFrame, config: EventsConfig) -> Interactions:
             visitors.latest,
             visitors.their_weights,
             visitors.bought,
-            sessions=sessions.visits.astype(np.int32),
+            sessions.their_visits,
+            sessions.visits,
         ),
         popularity=popularity[ranked],
         sessions=len(all_sessions),

@@ -10,6 +10,8 @@ distinct items touched after it. Items stay external ids: a session knows no bun
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,15 @@ from numpy.typing import NDArray
 from recsys.aggregates import Aggregates
 from recsys.config import EventsConfig, SessionConfig
 from recsys.events import MIN_WEIGHT, Event
+
+VISITS = 100  # a user's earlier sessions that are told apart: a shop's hundreds cost no more
+
+
+class Visit(NamedTuple):
+    """Distinct items of one session, and the Unix seconds of the last event on one of them."""
+
+    moment: float
+    items: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,7 @@ class Trail:
     prices: what each of these items cost then, None where that is not known.
     weights: float32, one per item, > 0. types: the event types that stand for each item, of items
     before the window too. rejected: items whose last word was negative, however long ago.
+    visits: of earlier sessions, where the order of events is ignored, the latest first.
     """
 
     items: tuple[str, ...] = ()
@@ -35,6 +47,7 @@ class Trail:
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     types: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rejected: frozenset[str] = frozenset()
+    visits: tuple[Visit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,13 @@ class Session:
             user_id=user_id or next((e.user_id for e in reversed(current) if e.user_id), None),
             version=version,
             current=_fold(current, config.max_events, config.decay, types),
-            past=_fold(past, config.max_past_events, config.past_decay, types),
+            past=_fold(
+                past,
+                config.max_past_events,
+                config.past_decay,
+                types,
+                apart=config.order == "ignored",
+            ),
             moment=max((e.timestamp for e in (*current[-1:], *past[-1:])), default=0.0),
             aggregates=aggregates,
             own=own or {},
@@ -116,7 +135,10 @@ def _ordered(events: Iterable[Event], types: EventsConfig) -> list[Event]:
     return unique
 
 
-def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -> Trail:
+def _fold(
+    events: list[Event], window: int, decay: float, types: EventsConfig, *, apart: bool = False
+) -> Trail:
+    """apart: with the visits, which the ranker of clicks in order is not told of."""
     if not events:  # as mostly of the past
         return Trail()
     weights: dict[str, float] = {}  # in order of the latest touch
@@ -125,6 +147,7 @@ def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -
     prices: list[float | None] = []
     closed: set[str] = set()
     rejected: set[str] = set()
+    visits: dict[str, dict[str, float]] = {}  # by session, when each of its items was touched
     for age, event in enumerate(reversed(events)):
         item = event.item_id
         assert item is not None  # _ordered kept only events of an item
@@ -141,6 +164,8 @@ def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -
                 sequence.append(item)
                 prices.append(event.terms.get("price"))
             kinds.setdefault(item, set()).add(event.type)
+            if apart:
+                visits.setdefault(event.session_id, {}).setdefault(item, event.timestamp)
     # Kept above MIN_WEIGHT: float32 would turn the oldest of a long window into 0.
     recency = np.maximum(decay ** np.arange(len(weights)), MIN_WEIGHT)
     return Trail(
@@ -150,4 +175,7 @@ def _fold(events: list[Event], window: int, decay: float, types: EventsConfig) -
         weights=(np.fromiter(weights.values(), float, len(weights)) * recency).astype(np.float32),
         types={item: frozenset(names) for item, names in kinds.items()},
         rejected=frozenset(rejected),
+        visits=tuple(
+            Visit(max(held.values()), tuple(held)) for held in islice(visits.values(), VISITS)
+        ),
     )

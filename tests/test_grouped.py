@@ -70,7 +70,7 @@ def test_visitors_have_each_item_once(events: list[Event]) -> None:
 @given(EVENTS)
 @settings(deadline=None)
 def test_sessions_stand_in_the_order_of_their_ends(events: list[Event]) -> None:
-    """With all their items in order of time, and each once; and users know how many were theirs."""
+    """With all their items in order of time, and each once; and users know which were theirs."""
     sessions, users = dense([e[0] for e in events]), dense([e[2] for e in events])
     items = [event[1] for event in events]
     found = by_session(
@@ -93,4 +93,7 @@ def test_sessions_stand_in_the_order_of_their_ends(events: list[Event]) -> None:
         assert found.sequence[part].tolist() == own[session]
     somebody = set[int]().union(*theirs.values())
     assert found.known.tolist() == [session in somebody for session in order]
-    assert found.visits.tolist() == [len(theirs[user]) for user in range(max(users) + 1)]
+    for user in range(max(users) + 1):
+        own = slice(int(found.their_visits[user]), int(found.their_visits[user + 1]))
+        places = [place for place, session in enumerate(order) if session in theirs[user]]
+        assert found.visits[own].tolist() == places[::-1]

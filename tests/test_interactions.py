@@ -110,7 +110,7 @@ def test_strangers_and_sessions_of_users_are_told() -> None:
     )
     assert data.strangers.tolist() == [False, True, False, False]
     assert data.users.ids([0, 1]) == ["u", "v"]
-    assert data.history.sessions.tolist() == [2, 1]
+    assert [data.history.visits_of(user).tolist() for user in (0, 1, -1)] == [[2, 0], [3], []]
 
 
 def test_a_return_leaves_nothing() -> None:

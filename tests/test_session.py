@@ -1,5 +1,7 @@
 """The fold of a visitor's events."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.config import EventsConfig, SessionConfig
 from recsys.events import Event
-from recsys.session import Session
+from recsys.session import VISITS, Session, Visit
 
 CONFIG = SessionConfig(max_events=5, max_past_events=3, decay=0.5, past_decay=1.0)
 
@@ -134,3 +136,42 @@ def test_weights_are_positive_and_rejected_items_have_none(events: list[Event]) 
     assert len(set(trail.items)) == len(trail.items) == len(trail.weights)
     assert np.isfinite(trail.weights).all()
     assert (trail.weights > 0).all()
+
+
+BASKETS = SessionConfig(order="ignored", max_past_events=2)
+
+
+def visits_of(*events: Event, config: SessionConfig = BASKETS) -> tuple[Visit, ...]:
+    return Session.from_events([], events, session_id="s", config=config).past.visits
+
+
+def test_earlier_baskets_are_told_apart() -> None:
+    """Each with its distinct items, however many events of the past make up taste; the one that was
+    touched last first. What was given back is in none, and neither is this session."""
+    events = [
+        view("a", 1, "purchase", session="one"),
+        view("a", 1, "purchase", session="one"),
+        view("b", 1, "purchase", session="one"),
+        view("a", 2, "purchase", session="two"),
+        view("c", 2, "purchase", session="s"),
+        view("d", 3, "purchase", session="three"),
+        view("d", 4, "remove", session="four"),
+        view("e", 5, "purchase", session="one"),
+    ]
+    assert visits_of(*events) == ((5, ("e", "b", "a")), (2, ("a",)))
+
+
+def test_of_many_earlier_baskets_the_latest_are_told() -> None:
+    """So that who comes every day costs no more than others."""
+    events = [view(f"i{k}", k, "purchase", session=f"b{k}") for k in range(2 * VISITS)]
+    found = visits_of(*events)
+    assert [visit.items for visit in found] == [
+        (f"i{k}",) for k in range(2 * VISITS - 1, VISITS - 1, -1)
+    ]
+
+
+@pytest.mark.parametrize("order", ["auto", "kept"])
+def test_earlier_sessions_of_clicks_are_not_told_apart(order: Literal["auto", "kept"]) -> None:
+    """Nobody asks for them there, so they cost nothing."""
+    event = view("a", 1, session="one")
+    assert visits_of(event, config=SessionConfig(order=order)) == ()

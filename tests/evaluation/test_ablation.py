@@ -61,7 +61,8 @@ def test_what_is_needed_is_missed(without: Ablation) -> None:
 def test_every_part_that_is_on_has_a_row(without: Ablation, parts: tuple[Bundle, Log, Log]) -> None:
     """Sources with candidates and all groups of features there are, each with all figures."""
     rows = rows_of(without)
-    groups = features.groups_of(parts[0].config).keys() - {"whole", "past", "kinds", "terms"}
+    absent = {"whole", "past", "votes", "kinds", "terms"}  # of baskets, and of a shop with prices
+    groups = features.groups_of(parts[0].config).keys() - absent
     assert set(rows) == {"transitions", "popular", *groups}
     for row in rows.values():
         assert set(row["figures"]) == {f"{name}@1" for name in METRICS} == set(row["difference"])
