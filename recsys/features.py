@@ -80,7 +80,7 @@ class Context:
             history.items[theirs],
             history.weights[theirs],
             len(visits),
-            *voting(bundle, who, visits),
+            *_voting(bundle, who, visits),
             items.starts,
             items.neighbours,
             items.similarities,
@@ -97,7 +97,7 @@ class Context:
         return cls(bundle, who, candidates, columns, basket, live, beside)
 
 
-def voting(bundle: Bundle, who: Profile, visits: Rows) -> tuple[Rows, Longs, Rows]:
+def _voting(bundle: Bundle, who: Profile, visits: Rows) -> tuple[Rows, Longs, Rows]:
     """The user's latest sessions, which vote: rows of those of the log, and where the items of each
     later one begin, int64 [n + 1], in rows of items.
 
