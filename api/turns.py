@@ -8,12 +8,14 @@ that comes meanwhile would wait for all of them.
 import asyncio
 from collections import deque
 
+PATIENCE = 0.005  # seconds that a list waits for what comes; then it is next, whatever comes
+
 
 class Turns:
     """One worker's."""
 
     def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()  # when each is overdue
         self._taken = False
 
     async def next(self) -> None:
@@ -24,7 +26,7 @@ class Turns:
             loop.call_soon(self._look)
             return
         turn = loop.create_future()
-        self._waiting.append(turn)
+        self._waiting.append((loop.time() + PATIENCE, turn))
         await turn
 
     def _look(self) -> None:
@@ -32,10 +34,15 @@ class Turns:
         asyncio.get_running_loop().call_soon(self._give)
 
     def _give(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
+        """To the next one, and to all that are overdue."""
+        loop = asyncio.get_running_loop()
+        now, given = loop.time(), False
+        while self._waiting and (not given or self._waiting[0][0] <= now):
+            _, turn = self._waiting.popleft()
             if not turn.done():  # else its caller was cancelled
                 turn.set_result(None)
-                asyncio.get_running_loop().call_soon(self._look)
-                return
-        self._taken = False
+                given = True
+        if given:
+            loop.call_soon(self._look)
+        else:
+            self._taken = False

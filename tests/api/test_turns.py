@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from api import turns as turns_of
 from api.turns import Turns
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +25,21 @@ async def test_what_comes_in_between_goes_first() -> None:
     await asyncio.gather(*(make(name) for name in "abc"))
     await asyncio.sleep(0.01)
     assert done == ["a", "after a", "b", "after b", "c", "after c"]
+
+
+async def test_who_has_waited_for_long_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes: where there is more to do than can be done lists would wait for ever."""
+    monkeypatch.setattr(turns_of, "PATIENCE", -1.0)
+    turns, done = Turns(), list[str]()
+
+    async def make(name: str) -> None:
+        await turns.next()
+        done.append(name)
+        asyncio.get_running_loop().call_soon(done.append, f"after {name}")
+
+    await asyncio.gather(*(make(name) for name in "abc"))
+    await asyncio.sleep(0.01)
+    assert done == ["a", "after a", "b", "c", "after b", "after c"]
 
 
 async def test_who_is_alone_does_not_wait() -> None:
