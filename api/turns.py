@@ -16,33 +16,40 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()  # when each is overdue
-        self._taken = False
+        self._late: float | None = None  # when the turn that is taken will have been so for long
 
     async def next(self) -> None:
         """Return when it is the caller's turn, which it uses without awaiting anything."""
         loop = asyncio.get_running_loop()
-        if not self._taken:
-            self._taken = True
+        now = loop.time()
+        if self._late is None:
+            self._late = now + PATIENCE
             loop.call_soon(self._look)
-            return
-        turn = loop.create_future()
-        self._waiting.append((loop.time() + PATIENCE, turn))
-        await turn
+        elif now < self._late:  # else there is so much to do that turns are of no use
+            turn = loop.create_future()
+            self._waiting.append((now + PATIENCE, turn))
+            await turn
 
     def _look(self) -> None:
         # One turn of the event loop to see what came, and one in which that is begun.
-        asyncio.get_running_loop().call_soon(self._give)
+        loop = asyncio.get_running_loop()
+        if self._overdue(loop.time()):
+            self._give()
+        else:
+            loop.call_soon(self._give)
 
     def _give(self) -> None:
         """To the next one, and to all that are overdue."""
         loop = asyncio.get_running_loop()
         now, given = loop.time(), False
-        while self._waiting and (not given or self._waiting[0][0] <= now):
+        while self._waiting and (not given or self._overdue(now)):
             _, turn = self._waiting.popleft()
             if not turn.done():  # else its caller was cancelled
                 turn.set_result(None)
                 given = True
+        self._late = now + PATIENCE if given else None
         if given:
             loop.call_soon(self._look)
-        else:
-            self._taken = False
+
+    def _overdue(self, now: float) -> bool:
+        return bool(self._waiting) and self._waiting[0][0] <= now

@@ -1,6 +1,7 @@
 """Lists are made one after another, and what came meanwhile goes before the next."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -28,8 +29,8 @@ async def test_what_comes_in_between_goes_first() -> None:
 
 
 async def test_who_has_waited_for_long_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever comes: where there is more to do than can be done lists would wait for ever."""
-    monkeypatch.setattr(turns_of, "PATIENCE", -1.0)
+    """Whatever comes: where there is more to do than can be done, lists would wait for ever."""
+    monkeypatch.setattr(turns_of, "PATIENCE", 0.05)
     turns, done = Turns(), list[str]()
 
     async def make(name: str) -> None:
@@ -37,9 +38,22 @@ async def test_who_has_waited_for_long_is_next(monkeypatch: pytest.MonkeyPatch) 
         done.append(name)
         asyncio.get_running_loop().call_soon(done.append, f"after {name}")
 
-    await asyncio.gather(*(make(name) for name in "abc"))
+    await turns.next()
+    waiting = [asyncio.create_task(make(name)) for name in "ab"]
+    await asyncio.sleep(0)
+    time.sleep(0.1)  # all that came at once
+    await asyncio.gather(*waiting)
     await asyncio.sleep(0.01)
-    assert done == ["a", "after a", "b", "c", "after b", "after c"]
+    assert done == ["a", "b", "after a", "after b"]
+
+
+async def test_turns_that_come_late_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a turn of the event loop takes that long, each wait for one makes it worse."""
+    monkeypatch.setattr(turns_of, "PATIENCE", 0.0)
+    turns = Turns()
+    for _ in range(3):
+        with pytest.raises(StopIteration):
+            turns.next().send(None)
 
 
 async def test_who_is_alone_does_not_wait() -> None:
