@@ -8,6 +8,7 @@ has the fewest, where that is another.
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from ctypes import c_longlong
@@ -19,13 +20,14 @@ logger = logging.getLogger("recsys.serve")
 
 RETRY = 1.0  # seconds until connections are taken in again by a worker that could not
 AT_A_TIME = 100  # connections taken in before the requests of others are looked at again
+AWAY = 1 << 40  # connections that one who takes none is said to have, besides its own
 NAME = 2  # bytes that a worker names itself with
 
 
 @dataclass(frozen=True)
 class Seat:
     """Where a worker gets connections: from the kernel, and from the other workers, which have the
-    way in. None is lost with a worker that dies: the next one finds what waits.
+    way in. What waits there is not lost with a worker that dies: the next one finds it.
 
     tally: int64 in memory of all workers: how many connections it has; how many it handed to each
     worker; how many it took from each. Only it writes there, so nothing has to be locked, and
@@ -41,9 +43,14 @@ class Seat:
     def at(cls, listener: socket.socket, workers: int) -> "Seat":
         """One of so many workers', with a listener of its own."""
         seat = cls(listener, *socket.socketpair(), RawArray(c_longlong, 1 + 2 * workers))
+        seat.vacate()
         for side in (seat.listener, seat.inbox, seat.way_in):
             side.setblocking(False)
         return seat
+
+    def vacate(self) -> None:
+        """Nobody takes connections in here for now: those of others stay with them."""
+        self.tally[0] = AWAY
 
     def leave(self) -> None:
         """Let go of what another process listens on: its port is free when that one has ended."""
@@ -75,18 +82,36 @@ class Dealer:
         self._beginning: set[asyncio.Task[None]] = set()
         self._later: asyncio.TimerHandle | None = None
         self._tally[0] = 0
-        self._listen()
+        self._open()
+
+    async def close(self) -> None:
+        """Take no more in; what was taken in has begun then, and can be ended."""
+        if self._later:  # it has rested, or does so still
+            self._later.cancel()
+        if self._tally[0] < AWAY:
+            self._shut()
+        if self._beginning:
+            await asyncio.wait(self._beginning)
+
+    def _open(self) -> None:
+        self._loop.add_reader(self._seat.listener, self._accept)
         self._loop.add_reader(self._seat.inbox, self._take)
 
-    def close(self) -> None:
-        """Take no more in."""
-        if self._later:
-            self._later.cancel()
+    def _shut(self) -> None:
+        self._tally[0] += AWAY
         self._loop.remove_reader(self._seat.listener)
         self._loop.remove_reader(self._seat.inbox)
 
-    def _listen(self) -> None:
-        self._loop.add_reader(self._seat.listener, self._accept)
+    def _rest(self, error: OSError) -> None:
+        """Take none in for a while: too many files are open, say, and it would be tried at each
+        turn of the event loop."""
+        logger.error("no connection can be taken in for %g s: %s", RETRY, error)
+        self._shut()
+        self._later = self._loop.call_later(RETRY, self._again)
+
+    def _again(self) -> None:
+        self._tally[0] -= AWAY
+        self._open()
 
     def _accept(self) -> None:
         for _ in range(AT_A_TIME):
@@ -94,10 +119,8 @@ class Dealer:
                 connection, _ = self._seat.listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as error:  # too many files are open, say: it would be tried at each turn
-                logger.error("no connection can be taken in for %g s: %s", RETRY, error)
-                self._loop.remove_reader(self._seat.listener)
-                self._later = self._loop.call_later(RETRY, self._listen)
+            except OSError as error:
+                self._rest(error)
                 return
             fewest = min(self._workers, key=self._count)
             if fewest == self._own or not self._handed(connection, fewest):
@@ -122,12 +145,17 @@ class Dealer:
 
     def _take(self) -> None:
         for _ in range(AT_A_TIME):
+            try:  # one there is no room for would be lost
+                os.close(os.dup(self._seat.inbox.fileno()))
+            except OSError as error:
+                self._rest(error)
+                return
             try:
                 name, files, _, _ = socket.recv_fds(self._seat.inbox, NAME, 1)
             except (BlockingIOError, InterruptedError):
                 return
             self._tally[1 + len(self._seats) + int.from_bytes(name, "big")] += 1
-            for file in files:  # none, if there are too many open
+            for file in files:
                 self._keep(socket.socket(fileno=file))
 
     def _keep(self, connection: socket.socket) -> None:

@@ -132,6 +132,7 @@ def _run(
                 if process.exitcode is None or stop.is_set():
                     continue
                 logger.error("worker %d ended with status %d", process.pid, process.exitcode)
+                seats[k].vacate()
                 _forget_metrics(metrics, process)
                 # SIGKILL is somebody else's act, and no sign that workers cannot start.
                 killed = process.exitcode == -signal.SIGKILL
@@ -187,6 +188,7 @@ def _work(app: str, seats: list[Seat], k: int, parent: int) -> None:
         factory=True,
         loop="auto",
         http=Http,
+        ws="none",
         lifespan="on",
         access_log=False,
         log_level="warning",
@@ -217,7 +219,7 @@ class _Server(uvicorn.Server):
         self._dealer = Dealer(self._seats, self._own, self._protocol)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._dealer.close()
+        await self._dealer.close()
         self._seats[self._own].close()
         await super().shutdown(sockets)
 

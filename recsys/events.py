@@ -1,5 +1,6 @@
 """Events: what a visitor did, to which item, when. The vocabulary of logs, streams and sessions."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -75,6 +76,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[Event])
+_one = msgspec.json.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
@@ -88,6 +90,14 @@ def decode(payload: bytes) -> Event:
 
 
 def decode_known(payloads: Iterable[bytes]) -> list[Event]:
-    """The same of several, as far as this version understands them: what newer ones add is left
-    out, so that visitors get an answer."""
-    return _decoder.decode(b"[" + b",".join(payloads) + b"]")  # at once: each costs as much again
+    """The same of several, as far as this version understands them: fields that newer ones add are
+    left out, and so are events whose fields they made something else of; visitors get an answer."""
+    payloads = list(payloads)
+    try:
+        return _decoder.decode(b"[" + b",".join(payloads) + b"]")
+    except msgspec.ValidationError:
+        found = []
+        for payload in payloads:
+            with contextlib.suppress(msgspec.ValidationError):
+                found.append(_one.decode(payload))
+        return found

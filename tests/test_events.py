@@ -42,5 +42,7 @@ def test_fields_of_a_newer_version_are_left_out() -> None:
     plain = Event("view", "s", "i", timestamp=1.0)
     newer = encode(plain)[:-1] + b',"currency":"EUR"}'
     assert decode_known([encode(plain), newer]) == [plain, plain]
+    other = b'{"type":"view","session_id":"s","timestamp":"noon"}'
+    assert decode_known([encode(plain), other, newer]) == [plain, plain]
     with pytest.raises(TypeError, match="currency"):
         decode(newer)

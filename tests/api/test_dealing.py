@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -79,10 +80,10 @@ async def worker(seats: list[Seat], own: int) -> AsyncIterator[Worker]:
     try:
         yield made
     finally:
-        made.dealer.close()
+        await made.dealer.close()
         for transport in made.transports:
             transport.close()
-        await made.has(0)
+        await made.has(dealing.AWAY)
 
 
 class Clients(list[asyncio.StreamReader]):
@@ -158,18 +159,22 @@ async def test_who_was_left_gets_the_next_ones(seats: list[Seat], clients: Clien
 async def test_a_connection_waits_for_the_next_worker(seats: list[Seat], clients: Clients) -> None:
     """Those handed to a worker that is gone are the next one's, which has no others."""
     async with worker(seats, OWN) as own:
-        seats[OTHER].tally[0] = 2  # it was killed
+        seats[OTHER].tally[0] = 2  # it was killed, and nobody has noticed
         await clients.wait(6, own.seat)
         await own.has(4)
+        seats[OTHER].vacate()  # it is noticed
+        await clients.wait(1, own.seat)
+        await own.has(5)
         async with worker(seats, OTHER) as other:
             await other.has(2)
-            assert sorted(await clients.whose(clients)) == [OWN] * 4 + [OTHER] * 2
+            assert sorted(await clients.whose(clients)) == [OWN] * 5 + [OTHER] * 2
             assert await clients.come(2, own.seat) == [OTHER] * 2
 
 
 async def test_what_cannot_be_handed_on_stays(seats: list[Seat], clients: Clients) -> None:
     """As many as fit wait for a worker that takes none; the rest is answered by who has them."""
     seats[OTHER].way_in.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    seats[OTHER].tally[0] = 0  # it is stopped
     async with worker(seats, OWN) as own:
         await clients.wait(60, own.seat)
         async with asyncio.timeout(20):
@@ -193,3 +198,42 @@ async def test_a_worker_with_too_many_files_open_tries_again(
             assert await clients.come(1, own.seat) == [OWN]
     (record,) = caplog.records
     assert "no connection can be taken in for 0.05 s: " in record.getMessage()
+
+
+async def test_what_there_is_no_room_for_waits(
+    seats: list[Seat], clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with too many files open leaves what it is handed where it is, and gets no more."""
+    monkeypatch.setattr(dealing, "RETRY", 0.2)
+    full, dup = [True], os.dup
+
+    def too_many(file: int) -> int:
+        if full[0]:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return dup(file)
+
+    monkeypatch.setattr(os, "dup", too_many)
+    async with worker(seats, OWN) as own, worker(seats, OTHER) as other:
+        await clients.wait(2, own.seat)  # the second one is handed on
+        await own.has(1)
+        await other.has(dealing.AWAY)
+        await clients.wait(5, own.seat)
+        await own.has(6)
+        full[0] = False
+        await other.has(1)
+        assert sorted(await clients.whose(clients)) == [OWN] * 6 + [OTHER]
+
+
+async def test_those_that_begin_have_begun_when_it_is_closed(
+    seats: list[Seat], clients: Clients
+) -> None:
+    """Else nobody would end them: what stops would wait for them in vain."""
+    one = Worker(seats[:1], OWN)
+    await clients.wait(20, one.seat)
+    while not one.seat.tally[0]:
+        await asyncio.sleep(0)
+    await one.dealer.close()
+    assert one.seat.tally[0] == dealing.AWAY + len(one.transports) > dealing.AWAY
+    for transport in one.transports:
+        transport.close()
+    await one.has(dealing.AWAY)
