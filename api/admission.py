@@ -27,7 +27,7 @@ FEWEST = 8  # requests at a time that are taken in whatever the pace
 WHILE = 0.1  # seconds without a refusal after which the queue is no standing one any more
 ANEW = 10.0  # seconds after which it is looked at anew whether it is one
 STANDING = 1 / 6  # of the limit for one that is
-EVENTS_LAST = 1.25  # times as long a wait refuses events
+EVENTS_LAST = 1.5  # times as long a wait refuses events, which go before lists (see turns)
 # What operators look at is always answered.
 OPEN = ("/health/", "/metrics", "/docs", "/redoc", "/openapi.json")
 EVENTS = "/v1/events"

@@ -16,7 +16,7 @@ class Settings:
     max_body: int = 2 * 1024 * 1024  # bytes of one request
     poll_seconds: float = 1.0  # how soon a newly published bundle is noticed
     quality_sample: float = 0.05  # share of the sessions that live quality is measured on
-    max_wait: float = 0.06  # seconds that a list may wait for others; longer, and it is refused
+    max_wait: float = 0.05  # seconds that a list may wait for others; longer, and it is refused
     store: StoreConfig = field(default_factory=StoreConfig)
 
 
