@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from ctypes import c_longlong
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import RawArray
+from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
 logger = logging.getLogger("recsys.serve")
@@ -29,28 +29,30 @@ class Seat:
     """Where a worker gets connections: from the kernel, and from the other workers, which have the
     way in. What waits there is not lost with a worker that dies: the next one finds it.
 
-    tally: int64 in memory of all workers: how many connections it has; how many it handed to each
-    worker; how many it took from each. Only it writes there, so nothing has to be locked, and
-    nothing stays locked by one that is killed.
+    has, handed, taken: int64 in memory of all workers: how many connections it has; how many it
+    handed to each worker; how many it took from each. Only it writes there, so nothing has to be
+    locked, and nothing stays locked by one that is killed.
     """
 
     listener: socket.socket
     inbox: socket.socket
     way_in: socket.socket
-    tally: Any
+    has: Any
+    handed: Any
+    taken: Any
 
     @classmethod
     def at(cls, listener: socket.socket, workers: int) -> "Seat":
         """One of so many workers', with a listener of its own."""
-        seat = cls(listener, *socket.socketpair(), RawArray(c_longlong, 1 + 2 * workers))
-        seat.vacate()
+        counts = (RawArray(c_longlong, workers) for _ in range(2))
+        seat = cls(listener, *socket.socketpair(), RawValue(c_longlong, AWAY), *counts)
         for side in (seat.listener, seat.inbox, seat.way_in):
             side.setblocking(False)
         return seat
 
     def vacate(self) -> None:
         """Nobody takes connections in here for now: those of others stay with them."""
-        self.tally[0] = AWAY
+        self.has.value = AWAY
 
     def leave(self) -> None:
         """Let go of what another process listens on: its port is free when that one has ended."""
@@ -75,20 +77,20 @@ class Dealer:
         """own: which of the workers this is. protocol: makes one for a connection; what it is given
         is to be called once that is lost."""
         self._seats, self._own, self._protocol = seats, own, protocol
-        self._seat, self._tally = seats[own], seats[own].tally
+        self._seat = seats[own]
         # This one first: where several have the fewest it stays.
         self._workers = [own, *(k for k in range(len(seats)) if k != own)]
         self._loop = asyncio.get_running_loop()
         self._beginning: set[asyncio.Task[None]] = set()
         self._later: asyncio.TimerHandle | None = None
-        self._tally[0] = 0
+        self._seat.has.value = 0
         self._open()
 
     async def close(self) -> None:
         """Take no more in; what was taken in has begun then, and can be ended."""
         if self._later:  # it has rested, or does so still
             self._later.cancel()
-        if self._tally[0] < AWAY:
+        if self._seat.has.value < AWAY:
             self._shut()
         if self._beginning:
             await asyncio.wait(self._beginning)
@@ -98,7 +100,7 @@ class Dealer:
         self._loop.add_reader(self._seat.inbox, self._take)
 
     def _shut(self) -> None:
-        self._tally[0] += AWAY
+        self._seat.has.value += AWAY
         self._loop.remove_reader(self._seat.listener)
         self._loop.remove_reader(self._seat.inbox)
 
@@ -110,7 +112,7 @@ class Dealer:
         self._later = self._loop.call_later(RETRY, self._again)
 
     def _again(self) -> None:
-        self._tally[0] -= AWAY
+        self._seat.has.value -= AWAY
         self._open()
 
     def _accept(self) -> None:
@@ -128,9 +130,9 @@ class Dealer:
 
     def _count(self, worker: int) -> int:
         """Connections of a worker, with those handed to it that it has not taken yet."""
-        theirs, workers = self._seats[worker].tally, len(self._seats)
-        handed = sum(seat.tally[1 + worker] for seat in self._seats)
-        return int(theirs[0] + handed - sum(theirs[1 + workers :]))
+        theirs = self._seats[worker]
+        handed = sum(seat.handed[worker] for seat in self._seats)
+        return int(theirs.has.value + handed - sum(theirs.taken))
 
     def _handed(self, connection: socket.socket, to: int) -> bool:
         """Whether a connection could be handed to another worker."""
@@ -139,7 +141,7 @@ class Dealer:
             socket.send_fds(self._seats[to].way_in, [name], [connection.fileno()])
         except OSError:  # so many wait there already
             return False
-        self._tally[1 + to] += 1
+        self._seat.handed[to] += 1
         connection.close()  # here
         return True
 
@@ -154,12 +156,12 @@ class Dealer:
                 name, files, _, _ = socket.recv_fds(self._seat.inbox, NAME, 1)
             except (BlockingIOError, InterruptedError):
                 return
-            self._tally[1 + len(self._seats) + int.from_bytes(name, "big")] += 1
+            self._seat.taken[int.from_bytes(name, "big")] += 1
             for file in files:
                 self._keep(socket.socket(fileno=file))
 
     def _keep(self, connection: socket.socket) -> None:
-        self._tally[0] += 1
+        self._seat.has.value += 1
         connection.setblocking(False)
         task = self._loop.create_task(self._begin(connection))
         self._beginning.add(task)
@@ -173,4 +175,4 @@ class Dealer:
             self._lost()
 
     def _lost(self) -> None:
-        self._tally[0] -= 1
+        self._seat.has.value -= 1

@@ -188,7 +188,7 @@ def _work(app: str, seats: list[Seat], k: int, parent: int) -> None:
         factory=True,
         loop="auto",
         http=Http,
-        ws="none",
+        ws="none",  # a protocol of those would not tell the dealer of its end
         lifespan="on",
         access_log=False,
         log_level="warning",

@@ -1,7 +1,7 @@
 """Events: what a visitor did, to which item, when. The vocabulary of logs, streams and sessions."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -89,10 +89,9 @@ def decode(payload: bytes) -> Event:
     return Event(**orjson.loads(payload))
 
 
-def decode_known(payloads: Iterable[bytes]) -> list[Event]:
+def decode_known(payloads: Sequence[bytes]) -> list[Event]:
     """The same of several, as far as this version understands them: fields that newer ones add are
     left out, and so are events whose fields they made something else of; visitors get an answer."""
-    payloads = list(payloads)
     try:
         return _decoder.decode(b"[" + b",".join(payloads) + b"]")
     except msgspec.ValidationError:

@@ -44,7 +44,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "price": pl.Float64(),
     "category": pl.List(pl.String()),
 }
-OF_EVENTS = [name for name in SCHEMA if name in Event.__struct_fields__]
+OF_EVENTS = [name for name in SCHEMA if name in Event.__struct_fields__]  # written as they are
 PART_ROWS = 200_000  # a part is written anew with each addition; beyond this the next one begins
 REACHED = "recsys.reached"  # the metadata that holds a place for each stream, by the log's name
 

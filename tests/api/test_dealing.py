@@ -70,7 +70,7 @@ class Worker:
 
     async def has(self, connections: int) -> None:
         async with asyncio.timeout(20):
-            while self.seat.tally[0] != connections:
+            while self.seat.has.value != connections:
                 await asyncio.sleep(0.01)
 
 
@@ -130,7 +130,7 @@ async def test_connections_go_to_who_has_the_fewest(seats: list[Seat], clients: 
         assert sorted(await clients.whose(clients)) == [OWN] * 10 + [OTHER] * 10
         for number in range(21, 41):
             await clients.come(1, other.seat)
-            both = own.seat.tally[0], other.seat.tally[0]
+            both = own.seat.has.value, other.seat.has.value
             assert sum(both) == number
             assert abs(both[0] - both[1]) <= 1
         clients.leave()
@@ -159,7 +159,7 @@ async def test_who_was_left_gets_the_next_ones(seats: list[Seat], clients: Clien
 async def test_a_connection_waits_for_the_next_worker(seats: list[Seat], clients: Clients) -> None:
     """Those handed to a worker that is gone are the next one's, which has no others."""
     async with worker(seats, OWN) as own:
-        seats[OTHER].tally[0] = 2  # it was killed, and nobody has noticed
+        seats[OTHER].has.value = 2  # it was killed, and nobody has noticed
         await clients.wait(6, own.seat)
         await own.has(4)
         seats[OTHER].vacate()  # it is noticed
@@ -174,13 +174,13 @@ async def test_a_connection_waits_for_the_next_worker(seats: list[Seat], clients
 async def test_what_cannot_be_handed_on_stays(seats: list[Seat], clients: Clients) -> None:
     """As many as fit wait for a worker that takes none; the rest is answered by who has them."""
     seats[OTHER].way_in.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-    seats[OTHER].tally[0] = 0  # it is stopped
+    seats[OTHER].has.value = 0  # it is stopped
     async with worker(seats, OWN) as own:
         await clients.wait(60, own.seat)
         async with asyncio.timeout(20):
-            while own.seat.tally[0] + own.seat.tally[1 + OTHER] < 60:
+            while own.seat.has.value + own.seat.handed[OTHER] < 60:
                 await asyncio.sleep(0.01)
-        kept = own.seat.tally[0]
+        kept = own.seat.has.value
         assert 30 < kept < 60
         async with worker(seats, OTHER) as other:
             await other.has(60 - kept)
@@ -230,10 +230,10 @@ async def test_those_that_begin_have_begun_when_it_is_closed(
     """Else nobody would end them: what stops would wait for them in vain."""
     one = Worker(seats[:1], OWN)
     await clients.wait(20, one.seat)
-    while not one.seat.tally[0]:
+    while not one.seat.has.value:
         await asyncio.sleep(0)
     await one.dealer.close()
-    assert one.seat.tally[0] == dealing.AWAY + len(one.transports) > dealing.AWAY
+    assert one.seat.has.value == dealing.AWAY + len(one.transports) > dealing.AWAY
     for transport in one.transports:
         transport.close()
     await one.has(dealing.AWAY)
