@@ -47,6 +47,36 @@ async def test_what_is_no_json(api: Served, problem: Check, body: bytes, detail:
         assert detail in problem(response, 400)["detail"]
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/events", "/v1/recommendations", "/v1/items", "/v1/sessions/s/identify"]
+)
+async def test_who_leaves_amid_the_body_is_no_failure(
+    api: Served, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """Nothing is logged: a phone that loses its network is nobody's concern at night."""
+    messages = [{"type": "http.request", "body": b'{"eve', "more_body": True}]
+    told = []
+
+    async def receive() -> dict[str, object]:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"100")],
+    }
+    await api.app(scope, receive, send)
+    assert told[0]["status"] == 400
+    assert not caplog.records
+
+
 async def test_bodies_over_the_limit(api: Served, problem: Check) -> None:
     """413, whether the length is declared or the body comes in chunks."""
     big = b" " * (2 * 1024 * 1024 + 1)
