@@ -182,7 +182,7 @@ def _neighbours(bundle: Bundle, asking: list[Session]) -> dict[str, float]:
             bundle.session_knn,
             rows,
             bundle.config.session_knn,
-            bundle.config.retrieval.session_knn,
+            bundle.config.retrieval.session_knn or 0,
         )
         times.append((time.perf_counter() - start) * 1e6)
     return percentiles(times)

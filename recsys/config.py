@@ -27,6 +27,9 @@ IndexKind = Literal["auto", "exact", "ivf", "hnsw", "ivfpq", "sq8"]
 
 # A tree's leaves are the bits of one number.
 MOST_LEAVES = 64
+# Settings of how much a tree is grown from; in baskets, whose moments are alike, of so much; and at
+# least of so much: of next to none it does not grow.
+FRACTIONS, FRACTION, LEAST_SHARE = ("feature_fraction", "bagging_fraction"), 0.5, 0.05
 
 # Whole numbers for which 0 means something; of the others there must be at least one.
 MEASURED = ("ivf_lists", "ivf_probes", "hnsw_search")  # of an index, 0 where training finds them
@@ -179,20 +182,19 @@ class IndexConfig:
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """Candidates that the ranker gets from each source; 0 turns a source off."""
+    """Candidates that the ranker gets from each source; 0 turns a source off, None leaves the
+    number to training: that of CANDIDATES."""
 
-    transitions: int = 30
-    session_knn: int = 40
-    session_embedding: int = 40
+    transitions: int | None = None
+    session_knn: int | None = None
+    session_embedding: int | None = None
     # It scores what the others propose; to search it brings little and costs more than they all.
     embedding: int = 0
-    # None: decided in training. 0 where the order of a session's events is kept, as the others know
-    # better there, else IN_BASKETS.
     item_knn: int | None = None
-    item_knn_past: int = 40
-    own: int = 50  # what the known user came back to
+    item_knn_past: int | None = None
+    own: int | None = None  # what the known user came back to
     recent: int = 10  # popular of late
-    popular: int | None = None  # likewise
+    popular: int | None = None
     # What the stream says now, by the aggregates of these names, where the ranker is told of them:
     # what came after the last items, and what is looked at most.
     # None: as LIVE has it; and 0 wherever the ranker is not told.
@@ -260,8 +262,16 @@ class RankerConfig:
     leaf_requests: int = 500
     learning_rate: float = 0.1
     min_leaf: int = 50  # candidates
+    # Shares of the features, and of the requests, that each tree is grown from. None: all, or
+    # FRACTION where the order of a session's events is ignored.
+    feature_fraction: float | None = None
+    bagging_fraction: float | None = None
 
     def __post_init__(self) -> None:
+        for name in FRACTIONS:
+            share = getattr(self, name)
+            if share is not None and not LEAST_SHARE <= share <= 1:
+                raise ConfigError(f"ranker.{name}: from {LEAST_SHARE:g} to 1, got {share:g}")
         for name, of in (("tail", "the log"), ("hidden", "the items")):
             if (value := getattr(self, name)) >= 1:
                 raise ConfigError(f"ranker.{name}: a share of {of}, below 1, got {value}")
@@ -277,8 +287,17 @@ UNORDERED: dict[str, dict[str, float]] = {
     "session_knn": {"decay": 0.0, "last_items": 30},
     "session_embedding": {"last_items": 20},
 }
-# Candidates there of sources that are off elsewhere.
-IN_BASKETS = {"item_knn": 30, "popular": 10}
+# Candidates of a source where the order is kept, and where it is ignored: what is left of a basket
+# is many items.
+CANDIDATES = {
+    "transitions": (30, 60),
+    "session_knn": (40, 80),
+    "session_embedding": (40, 60),
+    "item_knn": (0, 60),  # in order the others know better
+    "item_knn_past": (40, 80),
+    "own": (50, 100),
+    "popular": (0, 10),
+}
 # Sources that only stand beside others in a list.
 BESIDE = ("newcomers", "unseen")  # see `recsys.newcomers`
 # Candidates of the sources that are live, by the names of their aggregates, and these' kinds.
@@ -503,9 +522,14 @@ class Config:
         if target == "auto":
             target = "rest-of-session" if order == "ignored" else "next-item"
         sources = {
-            name: count if order == "ignored" else 0
-            for name, count in IN_BASKETS.items()
+            name: in_baskets if order == "ignored" else in_order
+            for name, (in_order, in_baskets) in CANDIDATES.items()
             if getattr(self.retrieval, name) is None
+        }
+        fractions: dict[str, Any] = {
+            name: FRACTION if order == "ignored" else 1.0
+            for name in FRACTIONS
+            if getattr(self.ranker, name) is None
         }
         aggregates = tuple(
             dataclasses.replace(aggregate, ranking=timed and _chosen(aggregate, order))
@@ -534,7 +558,7 @@ class Config:
             self,
             session=dataclasses.replace(self.session, order=order),
             retrieval=dataclasses.replace(self.retrieval, **sources),
-            ranker=dataclasses.replace(self.ranker, target=target),
+            ranker=dataclasses.replace(self.ranker, target=target, **fractions),
             aggregate=aggregates,
         )
         if order == "kept":

@@ -56,8 +56,10 @@ def refit(
     """
     config = config or active.config
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
-    config = config.settled(simultaneous=simultaneous(log), timed=log.clock == "time")
-    _check(active, log, config)
+    of_log = {"simultaneous": simultaneous(log), "timed": log.clock == "time"}
+    config = config.settled(**of_log)
+    # What the active bundle was not told, as it is of an earlier version, is as training decides.
+    _check(replace(active, config=active.config.settled(**of_log)), log, config)
     stages = Stages(progress, seconds)
     bundle = fit_sources(log, config, stages, prefix, start=active)
     facts = active.facts

@@ -166,7 +166,9 @@ def test_what_is_auto_follows_from_the_log() -> None:
     assert ordered.transitions == Config().transitions
     assert (unordered.session.decay, unordered.session_knn.decay) == (1.0, 0.0)
     assert (ordered.retrieval.item_knn, ordered.retrieval.popular) == (0, 0)
-    assert (unordered.retrieval.item_knn, unordered.retrieval.popular) == (30, 10)
+    assert (unordered.retrieval.item_knn, unordered.retrieval.popular) == (60, 10)
+    assert (ordered.retrieval.own, unordered.retrieval.own) == (50, 100)
+    assert (ordered.ranker.bagging_fraction, unordered.ranker.bagging_fraction) == (1.0, 0.5)
     assert (ordered.retrieval.co_viewed_now, unordered.retrieval.co_viewed_now) == (30, 0)
     assert Config().settled(simultaneous=False, timed=False).retrieval.co_viewed_now == 0
     assert (ordered.retrieval.newcomers, unordered.retrieval.newcomers) == (NEWCOMERS, 0)
@@ -174,7 +176,11 @@ def test_what_is_auto_follows_from_the_log() -> None:
     live = [{"name": n, "kind": k, "ranking": True} for n, (_, k) in LIVE.items()]
     some = config_from_dict({"retrieval": given, "aggregate": live})
     for told in (False, True):
-        assert some.settled(simultaneous=told).retrieval == some.retrieval
+        found = some.settled(simultaneous=told).retrieval
+        assert {name: getattr(found, name) for name in given} == given
+        usual = config_from_dict({"retrieval": {"own": 50}, "ranker": {"bagging_fraction": 1.0}})
+        stands = usual.settled(simultaneous=told)
+        assert (stands.retrieval.own, stands.ranker.bagging_fraction) == (50, 1.0)
         assert ordered.settled(simultaneous=told) == ordered
         assert unordered.settled(simultaneous=told) == unordered
     told_so = config_from_dict({"session": {"order": "kept"}}).settled(simultaneous=True)

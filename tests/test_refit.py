@@ -163,6 +163,14 @@ def test_nothing_new_to_learn_is_no_error(active: Bundle) -> None:
     np.testing.assert_allclose(now.item_vectors, before.item_vectors[rows], atol=1e-6)
 
 
+def test_a_bundle_of_before_a_setting_was_there_is_refitted(active: Bundle) -> None:
+    """What it could not be told is taken as training decides it today."""
+    ranker = dataclasses.replace(active.config.ranker, bagging_fraction=None)
+    config = dataclasses.replace(active.config, ranker=ranker)
+    older = dataclasses.replace(active, config=config)
+    assert refit(older, grown()).config == active.config
+
+
 def test_what_cannot_be_refitted_is_explained(active: Bundle, log: Log) -> None:
     """Other settings, nothing new, only what is new, another clock."""
     with pytest.raises(RefitError, match=r"other settings in \[transitions\].*full training"):

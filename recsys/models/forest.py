@@ -160,6 +160,7 @@ def _booster(
         "num_leaves": config.leaves,
         "learning_rate": config.learning_rate,
         "min_data_in_leaf": config.min_leaf,
+        "feature_fraction": config.feature_fraction or 1.0,
         "use_missing": False,
         "num_threads": threads,
         "deterministic": True,
@@ -167,6 +168,9 @@ def _booster(
         "seed": seed,
         "verbose": -1,
     }
+    if (fraction := config.bagging_fraction or 1.0) < 1:
+        drawn = {"bagging_fraction": fraction, "bagging_freq": 1, "bagging_by_query": True}
+        parameters |= drawn
     return lightgbm.train(parameters, data, config.trees, callbacks=[lambda _: tick()])
 
 

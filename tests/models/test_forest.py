@@ -69,6 +69,30 @@ def test_it_is_reproducible() -> None:
     assert one.feature.tobytes() == two.feature.tobytes()
 
 
+def test_trees_of_a_share_of_the_features_and_requests() -> None:
+    """Without the rest a tree is another one; the same seed gives the same again, as exact."""
+    names = [f"f{k}" for k in range(6)]
+    table, labels, groups = data(1)
+    whole = forest.fit(*data(1), names, CONFIG, 1, 1)[0]
+    for shares in ({"feature_fraction": 0.5}, {"bagging_fraction": 0.5}):
+        config = replace(CONFIG, **shares)
+        booster = forest._booster(table, labels, groups, names, config, 1, 1, lambda: None)
+        part = forest.compiled(booster)
+        again = forest.fit(*data(1), names, config, 1, 2)[0]
+        assert part.threshold.tobytes() == again.threshold.tobytes() != whole.threshold.tobytes()
+        scores = forest.scores(part, np.ascontiguousarray(table.T))
+        np.testing.assert_allclose(scores, booster.predict(table), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.001, 1.5])
+@pytest.mark.parametrize("name", ["feature_fraction", "bagging_fraction"])
+def test_shares_of_next_to_nothing_or_more_than_all_are_refused(name: str, share: float) -> None:
+    """The text names the setting and its range."""
+    wanted = rf"ranker\.{name}: from 0\.05 to 1, got {share}"
+    with pytest.raises(ConfigError, match=wanted):
+        RankerConfig(**{name: share})
+
+
 def test_more_leaves_than_a_number_has_bits_are_refused() -> None:
     """The text names the setting and its highest value."""
     with pytest.raises(ConfigError, match=r"ranker\.leaves: must be at most 64, got 65"):

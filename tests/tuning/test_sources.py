@@ -35,6 +35,7 @@ def weighed(
         return np.full(len(exam), mark(on)), 100.0 * len(on)
 
     config = config_from_dict({"retrieval": {"popular": 20, "recent": 0}})
+    config = config.settled(simultaneous=False)
     settings = counts_of(SOURCES)
     stage = Stage("sources", 1, settings, ask, exam(), exam())
     trials = Trials(open_journal(path), "x", settings, values_of(config, settings), 0)
