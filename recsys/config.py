@@ -27,9 +27,10 @@ IndexKind = Literal["auto", "exact", "ivf", "hnsw", "ivfpq", "sq8"]
 
 # A tree's leaves are the bits of one number.
 MOST_LEAVES = 64
-# Settings of how much a tree is grown from; in baskets, whose moments are alike, of so much; and at
-# least of so much: of next to none it does not grow.
-FRACTIONS, FRACTION, LEAST_SHARE = ("feature_fraction", "bagging_fraction"), 0.5, 0.05
+# Shares that a tree is grown from: in baskets, whose moments are alike, and the least there may be,
+# as of next to none no tree grows.
+FRACTIONS = ("feature_fraction", "bagging_fraction")
+FRACTION, LEAST_FRACTION = 0.5, 0.05
 
 # Whole numbers for which 0 means something; of the others there must be at least one.
 MEASURED = ("ivf_lists", "ivf_probes", "hnsw_search")  # of an index, 0 where training finds them
@@ -270,8 +271,8 @@ class RankerConfig:
     def __post_init__(self) -> None:
         for name in FRACTIONS:
             share = getattr(self, name)
-            if share is not None and not LEAST_SHARE <= share <= 1:
-                raise ConfigError(f"ranker.{name}: from {LEAST_SHARE:g} to 1, got {share:g}")
+            if share is not None and not LEAST_FRACTION <= share <= 1:
+                raise ConfigError(f"ranker.{name}: from {LEAST_FRACTION:g} to 1, got {share:g}")
         for name, of in (("tail", "the log"), ("hidden", "the items")):
             if (value := getattr(self, name)) >= 1:
                 raise ConfigError(f"ranker.{name}: a share of {of}, below 1, got {value}")

@@ -58,8 +58,8 @@ def refit(
     log = log if isinstance(log, Log) else log_from_frame(log, config=config.events)
     of_log = {"simultaneous": simultaneous(log), "timed": log.clock == "time"}
     config = config.settled(**of_log)
-    # What the active bundle was not told, as it is of an earlier version, is as training decides.
-    _check(replace(active, config=active.config.settled(**of_log)), log, config)
+    # What a bundle of an earlier version was not told is as training decides it today.
+    _check(active, log, _different(active.config.settled(**of_log), config))
     stages = Stages(progress, seconds)
     bundle = fit_sources(log, config, stages, prefix, start=active)
     facts = active.facts
@@ -91,14 +91,14 @@ def of_refit(verdict: Verdict, bundle: Bundle) -> Verdict:
     return dataclasses.replace(verdict, candidate=bundle.version, notes=notes)
 
 
-def _check(active: Bundle, log: Log, config: Config) -> None:
+def _check(active: Bundle, log: Log, different: list[str]) -> None:
     name = f"bundle {active.version}"
     if active.facts.clock != log.clock:
         raise RefitError(
             f"{name} is of a log whose clock is its {active.facts.clock}, this one's is its "
             f"{log.clock}: a refit needs the log that the bundle is of"
         )
-    if different := _different(active.config, config):
+    if different:
         raise RefitError(
             f"{name} was trained with other settings in {', '.join(different)}: only a full "
             "training, `recsys train` without --refit, takes new ones in"
