@@ -1,9 +1,10 @@
 """Blend: ranking by weighted parts, where no ranker applies.
 
-It needs no order of events and little data. Every part is over its highest value among the
-items that may be shown, so that one set of weights makes sense for every log, visitor and model:
-what a visitor has already scores far above all that they may want, in some parts more than in
-others.
+It needs little data, and no order of events: where there is one, what followed in other sessions
+counts most. Every part is over its highest value among the items that may be shown, so that one set
+of weights makes sense for every log, visitor and model: what a visitor has already scores far above
+all that they may want, in some parts more than in others. Those that order tells of are over their
+sum instead: they are shares of probability, and who is sure counts more than who is not.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ from recsys.bundle import Bundle
 from recsys.models import item_knn
 from recsys.models.popularity import POPULARITY
 from recsys.retrieval import (
+    SOURCES,
     Floats,
     Mask,
     Parts,
@@ -31,6 +33,8 @@ from recsys.retrieval import (
 # What neighbours of the past count without a session, of what those of a session count: a long past
 # is told better by the embedding.
 PAST_ALONE = 0.7
+# Sources that the order of a session's events tells of.
+IN_ORDER = ("transitions", "session_knn", "session_embedding")
 
 
 def rank(bundle: Bundle, who: Profile, n: int, out: Rows, allowed: Mask | None = None) -> Ranked:
@@ -49,17 +53,20 @@ def rank(bundle: Bundle, who: Profile, n: int, out: Rows, allowed: Mask | None =
     near = item_knn.propose(bundle.item_knn, *who.live, config.item_knn)
     near_past = item_knn.propose(bundle.item_knn, *who.past, config.item_knn)
     past = who.past
+    after = _in_order(bundle, who)
     if allowed is None:
         popular = min(len(bundle.items), max(config.popular, filling(out, n)))
         more = np.arange(popular, dtype=np.int32)
     else:
         proposed = len(near[0]) + len(near_past[0])
         near, near_past, past = (kept(scored, allowed) for scored in (near, near_past, past))
+        after = {name: kept(scored, allowed) for name, scored in after.items()}
         recent = recent[allowed[recent]]
         more = popular_of(allowed, max(config.popular, n))
         if proposed and is_thin(len(near[0]) + len(near_past[0]), proposed, n):
             more = np.concatenate([more, among(bundle, who, n, allowed)])
-    rows = np.unique(np.concatenate([more, recent, near[0], near_past[0], past[0]]))
+    found = (near[0], near_past[0], past[0], *(scored[0] for scored in after.values()))
+    rows = np.unique(np.concatenate([more, recent, *found]))
     values: dict[str, Floats] = {
         "embedding": bundle.embedding.item_factors[rows] @ joint_fold_in(bundle, who),
         "item_knn": _spread(rows, near),
@@ -67,12 +74,35 @@ def rank(bundle: Bundle, who: Profile, n: int, out: Rows, allowed: Mask | None =
         "own": _spread(rows, past),
         "popularity": bundle.popularity.signs[rows, POPULARITY],
         "recent": bundle.popularity.recent[rows] * np.float32(bundle.facts.in_order),
+        **{name: _spread(rows, scored) for name, scored in after.items()},
     }
     weights = _weights(bundle, who)
     shown = _others(rows, out)
-    parts = [np.float32(weights[name]) * _relative(part, shown) for name, part in values.items()]
+    parts = [
+        np.float32(weights[name]) * (_share if name in after else _relative)(part, shown)
+        for name, part in values.items()
+    ]
     made_of = Parts(tuple(values), np.stack(parts))
     return Ranked(rows, made_of.values.sum(axis=0), made_of, made_of)
+
+
+def minds_order(bundle: Bundle) -> bool:
+    """Whether IN_ORDER are asked: in baskets the rest is better without them, until a ranker weighs
+    them."""
+    return bundle.facts.in_order and bundle.config.session.order != "ignored"
+
+
+def _in_order(bundle: Bundle, who: Profile) -> dict[str, Scored]:
+    """What each of IN_ORDER proposes, if they are asked."""
+    if not minds_order(bundle):
+        return {}
+    k = bundle.config.blend.in_order
+    found = {name: SOURCES[name](bundle, who, k) for name in IN_ORDER}
+    rows, cosines = found["session_embedding"]
+    scale = np.float32(bundle.config.session_embedding.scale)
+    # As its softmax has it; the cosines themselves differ by little.
+    found["session_embedding"] = rows, np.exp(scale * (cosines - cosines.max(initial=-1)))
+    return found
 
 
 def _weights(bundle: Bundle, who: Profile) -> dict[str, float]:
@@ -104,3 +134,9 @@ def _relative(part: Floats, shown: NDArray[np.bool_]) -> Floats:
     """A part over its highest value of those shown; as it is where none is positive."""
     highest = part.max(initial=0, where=shown)
     return part / highest if highest > 0 else part
+
+
+def _share(part: Floats, shown: NDArray[np.bool_]) -> Floats:
+    """A part over the sum of those shown; as it is where there are none."""
+    total = part.sum(initial=0, where=shown)
+    return part / total if total > 0 else part

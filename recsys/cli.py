@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from recsys.config import Config, load_config
+from recsys.config import ORDER_IGNORED, Config, load_config
 from recsys.events import InputError
 from recsys.interrupts import held_back
 from recsys.itemfiles import ITEMS, load_items
@@ -103,7 +103,11 @@ def train(arguments: argparse.Namespace) -> int:
         "refits": len(facts.line),
         "seconds": seconds,
         "metrics": facts.metrics,
-        "notes": [*log.notes, *(verdict.notes if verdict else ())],
+        "notes": [
+            *log.notes,
+            *([ORDER_IGNORED] if bundle.config.session.order == "ignored" else ()),
+            *(verdict.notes if verdict else ()),
+        ],
         "gate": found,
     }
     serves = (verdict is None or verdict.passed) and not registry.withdrawn(bundle.version)
@@ -175,6 +179,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
                     seed=config.training.seed,
                     progress=progress,
                 )
+                if without is None:
+                    report.notes.append("no ablation: without a learned ranker there is none")
             except KeyboardInterrupt:
                 report.notes.append("the ablation was interrupted, so there is none")
     if without:

@@ -30,7 +30,7 @@ MOST_LEAVES = 64
 # Shares that a tree is grown from: in baskets, whose moments are alike, and the least there may be,
 # as of next to none no tree grows.
 FRACTIONS = ("feature_fraction", "bagging_fraction")
-FRACTION, LEAST_FRACTION = 0.5, 0.05
+LEAST_FRACTION = 0.05
 
 # Whole numbers for which 0 means something; of the others there must be at least one.
 MEASURED = ("ivf_lists", "ivf_probes", "hnsw_search")  # of an index, 0 where training finds them
@@ -218,6 +218,11 @@ BLEND = {
     "own": 0.7,
     "popularity": 0.05,
     "recent": 0.7,
+    # Where the order of events is kept, and there is a session: these know best what comes next.
+    # Each is over its sum, so most are some hundredths.
+    "transitions": 50.0,
+    "session_knn": 150.0,
+    "session_embedding": 150.0,
 }
 
 
@@ -228,6 +233,7 @@ class BlendConfig:
     # Candidates: neighbours of the session and of the past each, and popular and recent items each.
     item_knn: int = 500
     popular: int = 100
+    in_order: int = 100  # of each source that the order of a session's events tells of
     # Weight of each named part; those not given keep their default.
     weights: dict[str, float] = field(default_factory=lambda: dict(BLEND))
 
@@ -257,14 +263,14 @@ class RankerConfig:
     # Share of the items that the shop tells of which the sources of a tail are not to know, so that
     # the ranker meets items that nobody has touched yet and that come to be.
     hidden: float = 0.05
-    min_requests: int = 1_000  # with fewer the blend ranks
+    min_requests: int | None = None  # with fewer the blend ranks. None: as RANKED has it
     trees: int = 100
     leaves: int = 31  # of a tree, 64 at most; fewer where there is less than leaf_requests for each
     leaf_requests: int = 500
     learning_rate: float = 0.1
     min_leaf: int = 50  # candidates
-    # Shares of the features, and of the requests, that each tree is grown from. None: all, or
-    # FRACTION where the order of a session's events is ignored.
+    # Shares of the features, and of the requests, that each tree is grown from. None: as RANKED has
+    # it.
     feature_fraction: float | None = None
     bagging_fraction: float | None = None
 
@@ -288,6 +294,10 @@ UNORDERED: dict[str, dict[str, float]] = {
     "session_knn": {"decay": 0.0, "last_items": 30},
     "session_embedding": {"last_items": 20},
 }
+ORDER_IGNORED = (
+    "the order of a session's events is ignored, as that of a basket's lines; "
+    '[session] order = "kept" minds it'
+)
 # Candidates of a source where the order is kept, and where it is ignored: what is left of a basket
 # is many items.
 CANDIDATES = {
@@ -298,6 +308,13 @@ CANDIDATES = {
     "item_knn_past": (40, 80),
     "own": (50, 100),
     "popular": (0, 10),
+}
+# The same of the ranker: it is better than the blend from so many requests on, and trees of baskets
+# are better for not seeing all.
+RANKED: dict[str, tuple[float, float]] = {
+    "min_requests": (400, 1_000),
+    "feature_fraction": (1.0, 0.5),
+    "bagging_fraction": (1.0, 0.5),
 }
 # Sources that only stand beside others in a list.
 BESIDE = ("newcomers", "unseen")  # see `recsys.newcomers`
@@ -527,9 +544,9 @@ class Config:
             for name, (in_order, in_baskets) in CANDIDATES.items()
             if getattr(self.retrieval, name) is None
         }
-        fractions: dict[str, Any] = {
-            name: FRACTION if order == "ignored" else 1.0
-            for name in FRACTIONS
+        ranked: dict[str, Any] = {
+            name: in_baskets if order == "ignored" else in_order
+            for name, (in_order, in_baskets) in RANKED.items()
             if getattr(self.ranker, name) is None
         }
         aggregates = tuple(
@@ -559,7 +576,7 @@ class Config:
             self,
             session=dataclasses.replace(self.session, order=order),
             retrieval=dataclasses.replace(self.retrieval, **sources),
-            ranker=dataclasses.replace(self.ranker, target=target, **fractions),
+            ranker=dataclasses.replace(self.ranker, target=target, **ranked),
             aggregate=aggregates,
         )
         if order == "kept":

@@ -332,7 +332,7 @@ def _joined(parts: list[Examples]) -> Examples:
 
 
 def _check_enough(count: int, config: Config) -> None:
-    needed = config.ranker.min_requests
+    needed = config.ranker.min_requests or 1
     if count < needed:
         raise NothingToLearnError(f"{count} requests to learn from, {needed} needed")
 
@@ -475,9 +475,15 @@ def _sampled(
 
 
 def simultaneous(log: Log) -> bool:
-    """Whether most events after the first of their session have the time of the one before."""
-    steps = log.frame.select(pl.col("timestamp").diff().over("session_id")).to_series().drop_nulls()
-    return 2 * int((steps == 0).sum()) > len(steps)
+    """Whether most events after the first of their session stand in one whose events share a time.
+
+    Two clicks within a second are no basket: in a log of whole seconds they may be most.
+    """
+    sessions = log.frame.group_by("session_id").agg(
+        steps=pl.len().cast(pl.Int64) - 1, one_time=pl.col("timestamp").n_unique() == 1
+    )
+    together = sessions.filter("one_time")["steps"].sum()
+    return bool(2 * together > sessions["steps"].sum())
 
 
 class Stages:

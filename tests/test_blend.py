@@ -7,13 +7,16 @@ import pytest
 
 from recsys import blend, retrieval
 from recsys.bundle import Bundle
-from recsys.config import BlendConfig
+from recsys.config import BLEND, BlendConfig
+from recsys.evaluation.evaluate import evaluate
+from recsys.evaluation.split import split
 from recsys.events import Event
+from recsys.logs import log_from_frame
 from recsys.recommend import Request, recommend
 from recsys.retrieval import NO_ROWS
 from recsys.session import Session
 from recsys.training import train
-from tests.synthetic import checkerboard, small_config
+from tests.synthetic import checkerboard, small_config, walks
 
 VIEWING = Session.from_events([Event("view", "s", "i2"), Event("view", "s", "i4")], user_id="u1")
 
@@ -29,10 +32,38 @@ def parts(bundle: Bundle, session: Session) -> dict[str, retrieval.Floats]:
 
 
 def test_the_best_of_every_part_counts_its_weight(bundle: Bundle) -> None:
-    """With a session and a past, each part reaches exactly its configured weight."""
+    """With a session and a past, each part reaches exactly its configured weight; those that the
+    order of events tells of share it out."""
     weights = bundle.config.blend.weights
-    highest = {name: float(part.max()) for name, part in parts(bundle, VIEWING).items()}
-    assert highest == pytest.approx(weights)
+    told = parts(bundle, VIEWING)
+    found = {
+        name: float(part.sum() if name in blend.IN_ORDER else part.max())
+        for name, part in told.items()
+    }
+    assert found == pytest.approx(weights, rel=1e-5)
+
+
+def test_where_the_order_is_ignored_nothing_is_asked_that_needs_it(bundle: Bundle) -> None:
+    """A basket has the parts of one without order."""
+    order = dataclasses.replace(bundle.config.session, order="ignored")
+    baskets = dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, session=order))
+    assert set(parts(baskets, VIEWING)) == set(BLEND) - set(blend.IN_ORDER)
+    shuffled = dataclasses.replace(bundle, facts=dataclasses.replace(bundle.facts, in_order=False))
+    assert set(parts(shuffled, VIEWING)) == set(BLEND) - set(blend.IN_ORDER)
+
+
+def test_order_makes_a_small_log_worth_more() -> None:
+    """Too few requests for a ranker: what followed in other sessions is what comes next."""
+    cut = split(log_from_frame(walks(60)), "0.3")
+    small = train(cut.train, small_config())
+    assert small.facts.ranker.startswith("blend: ")
+    without = BlendConfig(weights=dict.fromkeys(blend.IN_ORDER, 0.0))
+    less = dataclasses.replace(small, config=dataclasses.replace(small.config, blend=without))
+    mark, lower = (
+        evaluate(b, cut.test, placement="discover").systems["full"]["ndcg@20"]
+        for b in (small, less)
+    )
+    assert mark > lower
 
 
 def test_without_a_session_the_past_speaks_in_its_place(bundle: Bundle) -> None:
@@ -58,6 +89,16 @@ def test_what_may_not_be_shown_is_no_measure(bundle: Bundle) -> None:
     weight = bundle.config.blend.weights["embedding"]
     assert embedding[~taken].max() == pytest.approx(weight)
     assert embedding[taken].min() > weight
+
+
+def test_who_is_sure_counts_more(bundle: Bundle) -> None:
+    """A source's one certain item gets all of its weight, of many each gets a share."""
+    few = BlendConfig(in_order=1)
+    sure = dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, blend=few))
+    for name in blend.IN_ORDER:
+        weight = bundle.config.blend.weights[name]
+        assert parts(sure, VIEWING)[name].max() == pytest.approx(weight, rel=1e-5)
+        assert parts(bundle, VIEWING)[name].max() < weight
 
 
 def test_nobody_has_no_part_but_popularity(bundle: Bundle) -> None:

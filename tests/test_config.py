@@ -169,6 +169,7 @@ def test_what_is_auto_follows_from_the_log() -> None:
     assert (unordered.retrieval.item_knn, unordered.retrieval.popular) == (60, 10)
     assert (ordered.retrieval.own, unordered.retrieval.own) == (50, 100)
     assert (ordered.ranker.bagging_fraction, unordered.ranker.bagging_fraction) == (1.0, 0.5)
+    assert (ordered.ranker.min_requests, unordered.ranker.min_requests) == (400, 1_000)
     assert (ordered.retrieval.co_viewed_now, unordered.retrieval.co_viewed_now) == (30, 0)
     assert Config().settled(simultaneous=False, timed=False).retrieval.co_viewed_now == 0
     assert (ordered.retrieval.newcomers, unordered.retrieval.newcomers) == (NEWCOMERS, 0)

@@ -5,6 +5,7 @@ Each request is made twice: in a log as it went on, and in one whose later event
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
@@ -13,13 +14,15 @@ import polars as pl
 import pytest
 
 from recsys import features, training
-from recsys.bundle import Bundle
+from recsys.aggregate_log import told_to_ranker
+from recsys.bundle import Bundle, sealed
 from recsys.config import AGGREGATES, Config
 from recsys.evaluation.evaluate import moments
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings
 from recsys.evaluation.split import split
-from recsys.evaluation.systems import ON_REQUEST, Panel
+from recsys.evaluation.systems import ON_REQUEST, Panel, stale_name
 from recsys.events import Event
+from recsys.interactions import fold
 from recsys.logs import Log, log_from_frame
 from recsys.retrieval import SOURCES
 from recsys.training import train
@@ -242,3 +245,94 @@ def test_no_list_of_an_evaluation_knows_the_future(
             answers.append(panel.lists(sample, session, panel.barred(session))[0])
         assert samples[asked].upcoming != other.upcoming
         assert answers[0] == answers[1]
+
+
+def fitted(log: Log, config: Config) -> list[training.Tail]:
+    """The tails that a ranker learns from, with their sources."""
+    with ThreadPoolExecutor(1) as pool:
+        return training._fitting(log, config, training.Stages(), pool)
+
+
+def ends(log: Log, config: Config) -> list[str]:
+    """What the sources of every tail were fitted to, as hashes."""
+    return [sealed(tail.sources.result()).version for tail in fitted(log, config)]
+
+
+@pytest.fixture(scope="module")
+def told_other_ends() -> tuple[Log, list[Log], Config]:
+    """A log, and for each of its tails one in which all of that and what follows is of others."""
+    log = log_from_frame(visits())
+    config = small_config(**WIDE).settled(simultaneous=False)
+    others = []
+    for tail in fitted(log, config):
+        row = len(tail.before.frame)
+        numbers = [
+            (int(item[1:]) + 1 + k % 3) % ITEMS for k, item in enumerate(log.frame["item_id"])
+        ]
+        changed = pl.Series([f"i{k}" for k in numbers])
+        late = pl.int_range(pl.len()) >= row
+        frame = log.frame.with_columns(
+            pl.when(late).then(changed).otherwise("item_id").alias("item_id")
+        )
+        others.append(dataclasses.replace(log, frame=frame))
+    return log, others, config
+
+
+def test_the_sources_of_a_tail_have_not_seen_it(
+    told_other_ends: tuple[Log, list[Log], Config],
+) -> None:
+    """Whatever a tail holds, what its requests are put to was fitted to the same."""
+    log, others, config = told_other_ends
+    assert len(others) == 2
+    for k, other in enumerate(others):
+        assert ends(other, config)[k:] == ends(log, config)[k:]
+
+
+@pytest.mark.parametrize("source", ["transitions", "session_knn"])
+def test_a_source_that_has_seen_the_tail_is_caught(
+    source: str, told_other_ends: tuple[Log, list[Log], Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One fitted to the whole log differs with the tail."""
+    log, others, config = told_other_ends
+    honest = training.fit_sources
+
+    def ends_with(whole: Log) -> list[str]:
+        def leaky(head: Log, *rest: Any) -> Bundle:
+            seen = fold(whole.frame, config.events)
+            module = getattr(training, source)
+            table = module.fit(seen.sequences, len(seen.items), getattr(config, source))
+            return dataclasses.replace(honest(head, *rest), **{source: table})
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "fit_sources", leaky)
+            return ends(whole, config)
+
+    assert all(a != b for a, b in zip(ends_with(log), ends_with(others[0]), strict=True))
+
+
+def late_lists(part: Part, tail: Log, row: int, seconds: float) -> tuple[Any, float]:
+    """What full answers at a row without the events of so many seconds, and the time of the row."""
+    head, _, config = part
+    told = told_to_ranker(config, tail.frame, None)
+    panel = Panel(head, "default", 5, [], [seconds], told)
+    sample = next(
+        s for s in moments(tail, config, "next-item", 1, None, told) if s.moment.row == row
+    )
+    lists, _ = panel.lists(sample, sample.moment.session(config), ())
+    return lists[panel.names.index(stale_name(seconds))], sample.moment.event.timestamp
+
+
+def test_a_delayed_list_knows_nothing_younger(part: Part) -> None:
+    """Neither the session nor an aggregate tells of what was done within the delay."""
+    _, tail, _ = part
+    delay = 600.0
+    rows = [row for row, opening in requests(part) if not opening and row > len(tail.frame) // 3]
+    assert len(rows) > 5
+    younger = 0
+    for row in rows[:8]:
+        first, now = late_lists(part, tail, row, delay)
+        hidden = int((tail.frame["timestamp"] <= now - delay).sum())
+        younger += hidden < row
+        second, _ = late_lists(part, with_other_future(tail, hidden), row, delay)
+        assert first == second
+    assert younger > 5

@@ -173,7 +173,7 @@ def test_an_explained_blend_is_the_sum_of_its_parts(bundle: Bundle) -> None:
     """explain names every source; without a ranker their parts add up to the score."""
     answer = recommend(bundle, session_of("i2"), Request(n=5, explain=True))
     for score, parts, reason in zip(answer.scores, answer.features, answer.reasons, strict=True):
-        assert score == pytest.approx(sum(parts.values()), abs=1e-6)
+        assert score == pytest.approx(sum(parts.values()), rel=1e-6)
         assert parts[reason] == max(parts.values())
 
 

@@ -45,6 +45,40 @@ def session_of(*items: str) -> Session:
     )
 
 
+def with_times(*, within: float, visits: float = 100.0) -> Log:
+    """Sessions of four events, all within so many seconds, told in whole ones."""
+    places = [(visit, step) for visit in range(30) for step in range(4)]
+    return log_from_frame(
+        log_frame(
+            [
+                {"session_id": f"s{visit}", "item_id": f"i{(visit + step) % 9}"}
+                | {"timestamp": 1.7e9 + int(visits * visit + within * step / 3)}
+                for visit, step in places
+            ]
+        )
+    )
+
+
+def test_lines_of_one_time_are_a_basket() -> None:
+    """Sessions each of whose events share one time are read as baskets."""
+    assert training.simultaneous(with_times(within=0))
+    assert not training.simultaneous(with_times(within=30))
+
+
+def test_clicks_within_a_second_are_no_basket() -> None:
+    """Most steps of quick clicks take no time in whole seconds, but the session does."""
+    quick = with_times(within=1.0)
+    steps = quick.frame.select(pl.col("timestamp").diff().over("session_id")).to_series()
+    assert (steps.drop_nulls() == 0).mean() > 0.5
+    assert not training.simultaneous(quick)
+
+
+def test_sessions_of_one_event_tell_nothing_of_order() -> None:
+    """They share one time with nobody."""
+    alone = circle(20).unique("session_id", keep="first", maintain_order=True)
+    assert not training.simultaneous(log_from_frame(alone))
+
+
 def test_the_ranker_is_trained_where_there_is_data(bundle: Bundle) -> None:
     """The facts say so, name every feature, and lists are of the ranker's tier."""
     assert bundle.facts.ranker.startswith("forest of 20 trees from")

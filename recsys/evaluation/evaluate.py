@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle
-from recsys.config import Config, nearest
+from recsys.config import ORDER_IGNORED, Config, nearest
 from recsys.evaluation import findings
 from recsys.evaluation.freshness import check_clock, parse_delays
 from recsys.evaluation.replay import PROTOCOLS, Sample, people, samples
@@ -100,7 +100,7 @@ def evaluate(
         freshness=findings.freshness(figures, delays, seed),
         partial=partial,
         silent=silent,
-        notes=_notes(bundle, test, placement, only, figures, silent),
+        notes=_notes(bundle, test, protocol, placement, only, figures, silent),
         warnings=findings.warnings(figures, len(bundle.items)),
     )
 
@@ -237,6 +237,7 @@ def _nothing(partial: bool, protocol: str, min_prefix: int) -> str:
 def _notes(
     bundle: Bundle,
     test: Log,
+    protocol: str,
     placement: str,
     only: frozenset[str] | None,
     figures: Figures,
@@ -255,6 +256,15 @@ def _notes(
         "drawn together",
         f"diversity is 1 - mean cosine in the {bundle.likeness[0]} embedding",
     ]
+    if bundle.config.session.order == "ignored":
+        notes.append(ORDER_IGNORED)
+    if not len(bundle.forest.leaves):
+        notes.append(f"no learned ranker, so full is a {bundle.facts.ranker}")
+    elif protocol != "user" and protocol != bundle.config.ranker.target:
+        notes.append(
+            f"the ranker learned {bundle.config.ranker.target!r}, and is asked for {protocol!r}; "
+            "--protocol or ranker.target brings them together"
+        )
     if silent:
         notes.append(f"had nothing to say, so gave the popular list: {', '.join(silent)}")
     if only is not None:

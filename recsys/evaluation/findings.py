@@ -151,8 +151,8 @@ def warnings(figures: Figures, items: int) -> list[str]:
         )
     if facts["repeated"].all():
         found.append(
-            "every item looked for was in its session already: a list of the last items does as "
-            "well; --placement discover looks for new ones"
+            "every item looked for was in its session already: a list of the last items may do "
+            "as well; --placement discover looks for new ones"
         )
     if facts["unseen"].sum() == facts["wanted"].sum():
         found.append("no item looked for occurred in training: nothing could be found")

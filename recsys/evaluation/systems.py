@@ -18,7 +18,7 @@ from time import perf_counter_ns
 from recsys import rules
 from recsys.aggregate_log import LogFold
 from recsys.bundle import Bundle
-from recsys.config import nearest
+from recsys.config import BLEND, nearest
 from recsys.evaluation.freshness import stale
 from recsys.evaluation.replay import Sample
 from recsys.evaluation.split import EvaluationError
@@ -35,7 +35,7 @@ ON_REQUEST = ("blend", *(source for source in SOURCES if source != "popular"))
 # "blend" its blend, "fold_in" the embedding's share of it.
 STRANGER_MIXES = ("popular", "recent")
 MIXES = (*STRANGER_MIXES, "own", "item_knn_past", "fold_in", "blend", "own answer")
-FOLD_IN = {"embedding": 1.0, "item_knn": 0.0, "own": 0.0, "popularity": 0.05, "recent": 0.0}
+FOLD_IN = {**dict.fromkeys(BLEND, 0.0), "embedding": 1.0, "popularity": 0.05}
 
 REMEMBERED = 4_096  # users whose lists without a session are kept
 ROOM = 256  # items asked for beyond n, so that such a list serves whatever is taken out of it

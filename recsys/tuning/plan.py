@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from recsys import ranking, retrieval
+from recsys import blend, ranking, retrieval
 from recsys.config import Config
 from recsys.metrics import Floats
 from recsys.models import forest
@@ -84,6 +84,8 @@ class Plan:
         settings = space.BLEND
         if not self.ranked:
             settings += space.in_force(space.BLEND_SESSION, self.fits.start.config)
+        if self._in_order(*blend.IN_ORDER):
+            settings += space.BLEND_IN_ORDER
         if _enough(self.openings):
             settings += space.BLEND_PAST
         return Stage("blend", BLEND, settings, self._by_blend, *self.by_blend)
@@ -130,11 +132,16 @@ class Plan:
             return table  # what the others propose is scored by it, and the blend rests on it
         if table == "item_knn" and not self.ranked:
             return table if min(map(len, self.live)) else "item_knn_past"  # likewise
-        if self.ranked and self._proposes(table):
+        if (self.ranked or self._in_order(table)) and self._proposes(table):
             return table
         if self.ranked and table == "item_knn" and self._proposes("item_knn_past"):
             return "item_knn_past"
         return None
+
+    def _in_order(self, *sources: str) -> bool:
+        """Whether the sources are asked by the blend that ranks in a ranker's place."""
+        asked = blend.minds_order(self.fits.start) and {*sources} <= {*blend.IN_ORDER}
+        return asked and not self.ranked and min(map(len, self.live)) > 0
 
     def _proposes(self, source: str) -> bool:
         chosen = not self.placement.sources or source in self.placement.sources
@@ -154,7 +161,8 @@ class Plan:
         return lambda config, exam: exam.of_source(self.fits.bundle(config, table), source)
 
     def _by_blend(self, config: Config, exam: Exam) -> tuple[Floats, float]:
-        bundle = self.fits.bundle(config, "embedding", "item_knn")
+        tables = blend.IN_ORDER if self._in_order(*blend.IN_ORDER) else ()
+        bundle = self.fits.bundle(config, "embedding", "item_knn", *tables)
         return exam.of_lists(replace(bundle, forest=forest.EMPTY))
 
     def _by_ranker(self, ranked: Ranked) -> Asks:

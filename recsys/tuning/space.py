@@ -136,8 +136,15 @@ BLEND_PAST = (
     Setting("blend.weights.own", 0.0, 2.0),
 )
 
-# ... and only for those with a session.
+# ... only for those with a session ...
 BLEND_SESSION = (Setting("session.decay", 0.2, 1.0),)
+
+# ... and only for those whose session's events are in order.
+BLEND_IN_ORDER = (
+    Setting("blend.weights.transitions", 0.0, 400.0),
+    Setting("blend.weights.session_knn", 0.0, 400.0),
+    Setting("blend.weights.session_embedding", 0.0, 400.0),
+)
 
 # Settings of the fitted tables that are read at request time: another value needs no other fit.
 AT_REQUEST = frozenset(

@@ -15,15 +15,17 @@ from recsys.config import Placement
 from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.replay import samples
 from recsys.evaluation.report import Batch, Calibration, Lift, Report
-from recsys.evaluation.split import EvaluationError
+from recsys.evaluation.split import EvaluationError, split
 from recsys.evaluation.systems import SYSTEMS, Panel
 from recsys.evaluation.tables import report_table
-from recsys.logs import Log
+from recsys.logs import Log, log_from_frame
 from recsys.metrics import Estimate
 from recsys.recommend import Request, UnknownPlacementError, recommend
 from recsys.session import Session
+from recsys.training import train
 from tests.evaluation.conftest import trained
-from tests.synthetic import two_worlds
+from tests.synthetic import small_config, two_worlds
+from tests.test_training import RANKED, circle
 
 ITEMS, LENGTH = 24, 4  # of two_worlds: its items, and the events of a session
 
@@ -135,6 +137,25 @@ def test_unseen_items_are_misses(anonymous: tuple[Bundle, Log]) -> None:
     assert report.samples == test.frame["session_id"].n_unique() * (LENGTH - 1)
     assert report.systems["popular"]["hr@24"] == pytest.approx(2 / 3)
     assert any("33.3% of the items looked for never occurred" in note for note in report.notes)
+
+
+def test_who_ranks_and_what_it_learned_is_told(anonymous: tuple[Bundle, Log]) -> None:
+    """Without a ranker, why; of baskets, that they are; a ranker of another target, which."""
+    bundle, test = anonymous
+
+    def told(bundle: Bundle, protocol: str, words: str) -> bool:
+        return any(words in note for note in evaluate(bundle, test, protocol=protocol).notes)
+
+    assert told(bundle, "next-item", f"no learned ranker, so full is a {bundle.facts.ranker}")
+    assert not told(bundle, "next-item", "the order of a session's events is ignored")
+    order = dataclasses.replace(bundle.config.session, order="ignored")
+    baskets = dataclasses.replace(bundle.config, session=order)
+    baskets_bundle = dataclasses.replace(bundle, config=baskets)
+    assert told(baskets_bundle, "next-item", "the order of a session's events is ignored")
+    cut = split(log_from_frame(circle()), "0.2")
+    bundle, test = train(cut.train, small_config(**RANKED)), cut.test
+    assert told(bundle, "rest-of-session", "the ranker learned 'next-item', and is asked for")
+    assert not told(bundle, "next-item", "the ranker learned")
 
 
 def test_future_is_refused(anonymous: tuple[Bundle, Log]) -> None:

@@ -22,7 +22,7 @@ GAIN = Estimate(0.02, 0.01, 0.03)
 SETTINGS = [
     *(space.TRANSITIONS + space.SESSION_KNN + space.SESSION_EMBEDDING + space.ITEM_KNN),
     *(space.EMBEDDING["als"] + space.EMBEDDING_PAST),
-    *(space.BLEND + space.BLEND_PAST + space.BLEND_SESSION + space.RANKER),
+    *(space.BLEND + space.BLEND_PAST + space.BLEND_SESSION + space.BLEND_IN_ORDER + space.RANKER),
 ]
 
 
