@@ -33,6 +33,9 @@ from recsys.retrieval import (
 # What neighbours of the past count without a session, of what those of a session count: a long past
 # is told better by the embedding.
 PAST_ALONE = 0.7
+# The sources that order tells of propose what the session holds already, as if all came again: that
+# counts less where fewer than one event in so many does.
+REVISITS = 5.0
 # Sources that the order of a session's events tells of.
 IN_ORDER = ("transitions", "session_knn", "session_embedding")
 
@@ -102,7 +105,11 @@ def _in_order(bundle: Bundle, who: Profile) -> dict[str, Scored]:
     scale = np.float32(bundle.config.session_embedding.scale)
     # As its softmax has it; the cosines themselves differ by little.
     found["session_embedding"] = rows, np.exp(scale * (cosines - cosines.max(initial=-1)))
-    return found
+    again = np.float32(min(1.0, REVISITS * bundle.facts.metrics.get("revisit_rate", 1.0)))
+    return {
+        name: (rows, np.where(np.isin(rows, who.sequence), again * scores, scores))
+        for name, (rows, scores) in found.items()
+    }
 
 
 def _weights(bundle: Bundle, who: Profile) -> dict[str, float]:

@@ -176,6 +176,13 @@ class Interactions:
     sessions: int
     repeat_purchase_rate: float
 
+    @property
+    def revisit_rate(self) -> float:
+        """The share of a session's events after the first that are of an item it had already."""
+        events = len(self.sequences.items)
+        steps = events - (len(self.sequences.indptr) - 1)
+        return (events - self.by_session.nnz) / max(1, steps)
+
 
 class NoInteractionsError(InputError):
     """The log holds no event that says anything about taste."""

@@ -161,6 +161,7 @@ def fit_sources(
             },
             metrics={
                 "repeat_purchase_rate": data.repeat_purchase_rate,
+                "revisit_rate": data.revisit_rate,
                 # How near attributes come to the vectors of items that were left out.
                 **({} if np.isnan(told.cosine) else {"attribute_cosine": told.cosine}),
             },

@@ -59,10 +59,7 @@ def test_order_makes_a_small_log_worth_more() -> None:
     assert small.facts.ranker.startswith("blend: ")
     without = BlendConfig(weights=dict.fromkeys(blend.IN_ORDER, 0.0))
     less = dataclasses.replace(small, config=dataclasses.replace(small.config, blend=without))
-    mark, lower = (
-        evaluate(b, cut.test, placement="discover").systems["full"]["ndcg@20"]
-        for b in (small, less)
-    )
+    mark, lower = (evaluate(b, cut.test).systems["full"]["ndcg@20"] for b in (small, less))
     assert mark > lower
 
 
@@ -93,8 +90,9 @@ def test_what_may_not_be_shown_is_no_measure(bundle: Bundle) -> None:
 
 def test_who_is_sure_counts_more(bundle: Bundle) -> None:
     """A source's one certain item gets all of its weight, of many each gets a share."""
-    few = BlendConfig(in_order=1)
-    sure = dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, blend=few))
+    few = dataclasses.replace(bundle.config, blend=BlendConfig(in_order=1))
+    facts = dataclasses.replace(bundle.facts, metrics={"revisit_rate": 1.0})
+    sure = dataclasses.replace(bundle, config=few, facts=facts)
     for name in blend.IN_ORDER:
         weight = bundle.config.blend.weights[name]
         assert parts(sure, VIEWING)[name].max() == pytest.approx(weight, rel=1e-5)

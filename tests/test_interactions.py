@@ -142,6 +142,14 @@ def test_repeat_purchases_are_measured() -> None:
     assert data.repeat_purchase_rate == 0.25
 
 
+def test_revisits_are_measured() -> None:
+    """The share of events after a session's first that are of an item it had already."""
+    places = [("1", "a"), ("1", "b"), ("1", "a"), ("1", "a"), ("2", "a"), ("3", "c"), ("3", "d")]
+    told = log_frame([{"session_id": s, "item_id": i} for s, i in places])
+    assert fold(told, EventsConfig()).revisit_rate == 0.5
+    assert fold(told.filter(session_id="2"), EventsConfig()).revisit_rate == 0.0
+
+
 def test_a_log_without_interest_is_an_error() -> None:
     """Only searches: nothing can be learnt, and the text says where to look."""
     with pytest.raises(NoInteractionsError, match=r"check the type column"):

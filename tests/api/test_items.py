@@ -302,8 +302,8 @@ async def test_an_item_deleted_while_in_a_session_is_not_shown(api: Served) -> N
     after = (await api.post("/v1/recommendations", {"session_id": "s", "n": 20})).json()
     assert after["tier"] == before["tier"] == "session"
     assert [item for item in after["items"] if item["item_id"] == "i2"] == []
-    scores = {item["item_id"]: item["score"] for item in before["items"]}
-    assert all(scores[item["item_id"]] == item["score"] for item in after["items"])
+    others = [item["item_id"] for item in before["items"] if item["item_id"] != "i2"]
+    assert [item["item_id"] for item in after["items"]] == others
     await api.click("i2", "i6")
     assert "i2" not in await ask(api, session_id="s", n=20)
 
