@@ -194,7 +194,9 @@ class RetrievalConfig:
     item_knn: int | None = None
     item_knn_past: int | None = None
     own: int | None = None  # what the known user came back to
-    recent: int = 10  # popular of late
+    # Popular of late: where nothing of the session is known, its order is ignored or a placement
+    # names them.
+    recent: int = 10
     popular: int | None = None
     # What the stream says now, by the aggregates of these names, where the ranker is told of them:
     # what came after the last items, and what is looked at most.
@@ -303,7 +305,7 @@ ORDER_IGNORED = (
 CANDIDATES = {
     "transitions": (30, 60),
     "session_knn": (40, 80),
-    "session_embedding": (40, 60),
+    "session_embedding": (50, 60),
     "item_knn": (0, 60),  # in order the others know better
     "item_knn_past": (40, 80),
     "own": (50, 100),

@@ -1,5 +1,6 @@
 """The feature table."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ from recsys.bundle import Bundle
 from recsys.config import TransitionsConfig
 from recsys.interactions import Sequences
 from recsys.models import transitions
+from recsys.session import Session
 from recsys.training import train
 from tests.synthetic import small_config
 from tests.test_recommend import session_of
@@ -30,6 +32,23 @@ def test_a_source_that_is_not_asked_has_proposed_nothing(bundle: Bundle) -> None
     assert set(told["session_knn_rank"]) == {bundle.config.retrieval.session_knn}
     assert set(told["session_knn_score"]) == {0}
     assert np.min(told["transitions_rank"]) == 0
+
+
+def test_what_is_popular_of_late_is_for_openings(bundle: Bundle) -> None:
+    """It is asked where nothing of the session is known, where that has no order, or by name."""
+    baskets = dataclasses.replace(bundle.config.session, order="ignored")
+    config = dataclasses.replace(bundle.config, session=baskets)
+    unordered = dataclasses.replace(bundle, config=config)
+
+    def tops(bundle: Bundle, session: Session, sources: tuple[str, ...] = ()) -> float:
+        who = retrieval.profile(bundle, session)
+        found = retrieval.retrieve(bundle, who, 5, sources=sources)
+        return float(found.tops[found.sources.index("recent")])
+
+    assert tops(bundle, session_of("i2")) == 0
+    assert tops(bundle, Session(user_id="u")) > 0
+    assert tops(unordered, session_of("i2")) > 0
+    assert tops(bundle, session_of("i2"), ("recent", "transitions")) > 0
 
 
 @pytest.mark.parametrize("sources", [(), ("transitions", "session_knn")])

@@ -165,8 +165,9 @@ def _values(
             session = sample.moment.session(bundle.config)
             _, targets = looked_for(panel, sample, session, protocol)
             if targets:
-                # Whoever is asked first fetches the visitor's items from memory for all others.
-                recommend(bundle, session, request)
+                # Whoever is asked first fetches the visitor's items from memory for all others. It
+                # is the one asked last, as its own forest would be found at hand.
+                recommend(variants[(len(values) - 1) % len(variants)].bundle, session, request)
                 answers = _answers(variants, session, request, first=len(values))
                 hits = np.zeros((len(variants), at), dtype=bool)
                 for v, (items, _) in enumerate(answers):

@@ -230,7 +230,8 @@ def _nothing(partial: bool, protocol: str, min_prefix: int) -> str:
         )
     return (
         f"nothing to evaluate: no test session has an item for {protocol!r} to look for after "
-        f"{min_prefix} positive item event(s); sessions of one item tell nothing"
+        f"{min_prefix} positive item event(s); sessions of one item tell nothing, but where users "
+        "come back --protocol user asks for a list of each"
     )
 
 
