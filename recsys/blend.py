@@ -22,6 +22,7 @@ from recsys.retrieval import (
     Ranked,
     Rows,
     Scored,
+    alone_among,
     among,
     filling,
     is_thin,
@@ -56,14 +57,13 @@ def rank(bundle: Bundle, who: Profile, n: int, out: Rows, allowed: Mask | None =
     near = item_knn.propose(bundle.item_knn, *who.live, config.item_knn)
     near_past = item_knn.propose(bundle.item_knn, *who.past, config.item_knn)
     past = who.past
-    after = _in_order(bundle, who)
+    after = _in_order(bundle, who, allowed)
     if allowed is None:
         popular = min(len(bundle.items), max(config.popular, filling(out, n)))
         more = np.arange(popular, dtype=np.int32)
     else:
         proposed = len(near[0]) + len(near_past[0])
         near, near_past, past = (kept(scored, allowed) for scored in (near, near_past, past))
-        after = {name: kept(scored, allowed) for name, scored in after.items()}
         recent = recent[allowed[recent]]
         more = popular_of(allowed, max(config.popular, n))
         if proposed and is_thin(len(near[0]) + len(near_past[0]), proposed, n):
@@ -95,12 +95,17 @@ def minds_order(bundle: Bundle) -> bool:
     return bundle.facts.in_order and bundle.config.session.order != "ignored"
 
 
-def _in_order(bundle: Bundle, who: Profile) -> dict[str, Scored]:
-    """What each of IN_ORDER proposes, if they are asked."""
+def _in_order(bundle: Bundle, who: Profile, allowed: Mask | None) -> dict[str, Scored]:
+    """What each of IN_ORDER proposes of allowed rows, if they are asked."""
     if not minds_order(bundle):
         return {}
     k = bundle.config.blend.in_order
-    found = {name: SOURCES[name](bundle, who, k) for name in IN_ORDER}
+    found = {
+        name: SOURCES[name](bundle, who, k)
+        if allowed is None
+        else alone_among(bundle, who, name, k, allowed)
+        for name in IN_ORDER
+    }
     rows, cosines = found["session_embedding"]
     scale = np.float32(bundle.config.session_embedding.scale)
     # As its softmax has it; the cosines themselves differ by little.

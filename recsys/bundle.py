@@ -35,7 +35,7 @@ from recsys.snapshot import EMPTY, Snapshot, state_of
 from recsys.terms import NOTHING, Terms
 from recsys.unseen import Unseen
 
-FORMAT = 11
+FORMAT = 12
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"

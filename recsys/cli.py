@@ -179,7 +179,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
                     seed=config.training.seed,
                     progress=progress,
                 )
-                if without is None:
+                if not len(bundle.forest.leaves):
                     report.notes.append("no ablation: without a learned ranker there is none")
             except KeyboardInterrupt:
                 report.notes.append("the ablation was interrupted, so there is none")

@@ -68,8 +68,8 @@ class EventsConfig:
 @dataclass(frozen=True)
 class SessionConfig:
     # Whether it tells something in which order a session's events stand. auto: it does, unless most
-    # of them share one time (baskets, whose lines have no order). Where ignored, the defaults of
-    # some settings are those of UNORDERED.
+    # stand in sessions of one time (baskets, whose lines have no order). Where ignored, the
+    # defaults of some settings are those of UNORDERED.
     order: Literal["auto", "kept", "ignored"] = "auto"
     max_events: int = 50  # the last events of the session that count
     max_past_events: int = 100  # the last live events of a known user's earlier sessions
@@ -232,10 +232,11 @@ BLEND = {
 class BlendConfig:
     """Ranks without a ranker: without live session, for baskets, or without data to train one."""
 
-    # Candidates: neighbours of the session and of the past each, and popular and recent items each.
+    # Candidates: neighbours of the session and of the past each, popular and recent items each, and
+    # of each source that the order of a session's events tells of, whatever [retrieval] says.
     item_knn: int = 500
     popular: int = 100
-    in_order: int = 100  # of each source that the order of a session's events tells of
+    in_order: int = 100
     # Weight of each named part; those not given keep their default.
     weights: dict[str, float] = field(default_factory=lambda: dict(BLEND))
 
@@ -313,7 +314,7 @@ CANDIDATES = {
 }
 # The same of the ranker: it is better than the blend from so many requests on, and trees of baskets
 # are better for not seeing all.
-RANKED: dict[str, tuple[float, float]] = {
+RANKED = {
     "min_requests": (400, 1_000),
     "feature_fraction": (1.0, 0.5),
     "bagging_fraction": (1.0, 0.5),
@@ -541,16 +542,8 @@ class Config:
             order = "ignored" if simultaneous else "kept"
         if target == "auto":
             target = "rest-of-session" if order == "ignored" else "next-item"
-        sources = {
-            name: in_baskets if order == "ignored" else in_order
-            for name, (in_order, in_baskets) in CANDIDATES.items()
-            if getattr(self.retrieval, name) is None
-        }
-        ranked: dict[str, Any] = {
-            name: in_baskets if order == "ignored" else in_order
-            for name, (in_order, in_baskets) in RANKED.items()
-            if getattr(self.ranker, name) is None
-        }
+        sources = _left_open(self.retrieval, CANDIDATES, order)
+        ranked = _left_open(self.ranker, RANKED, order)
         aggregates = tuple(
             dataclasses.replace(aggregate, ranking=timed and _chosen(aggregate, order))
             for aggregate in self.aggregate
@@ -601,6 +594,15 @@ class Config:
 
 def _chosen(aggregate: Aggregate, order: str) -> bool:
     return order == "kept" if aggregate.ranking is None else aggregate.ranking
+
+
+def _left_open(table: Any, usual: dict[str, tuple[Any, Any]], order: str) -> dict[str, Any]:
+    """The values of settings that nobody set: where the order is kept, and where it is ignored."""
+    return {
+        name: in_baskets if order == "ignored" else in_order
+        for name, (in_order, in_baskets) in usual.items()
+        if getattr(table, name) is None
+    }
 
 
 def _where_default(table: Any, values: dict[str, float]) -> Any:

@@ -358,7 +358,7 @@ def alone(
         found, values = SOURCES[source](bundle, who, at_least)
         filling = np.arange(min(at_least, len(bundle.items)), dtype=np.int32)
     else:
-        found, values = _alone_among(bundle, who, source, at_least, allowed)
+        found, values = alone_among(bundle, who, source, at_least, allowed)
         filling = np.flatnonzero(allowed)[:at_least].astype(np.int32)
     rows = np.unique(np.concatenate([filling, found]))
     scores = np.full(len(rows), values.min() - 1 if len(values) else 0, dtype=np.float32)
@@ -367,7 +367,7 @@ def alone(
     return Ranked(rows, scores, parts, parts)
 
 
-def _alone_among(bundle: Bundle, who: Profile, source: str, k: int, allowed: Mask) -> Scored:
+def alone_among(bundle: Bundle, who: Profile, source: str, k: int, allowed: Mask) -> Scored:
     """The best allowed rows of all that a source can propose."""
     if source in SEARCHES:
         return SEARCHES[source](bundle, who, k, allowed)

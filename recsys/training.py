@@ -332,9 +332,15 @@ def _joined(parts: list[Examples]) -> Examples:
     )
 
 
+def fewest(config: Config) -> int:
+    """Requests that a ranker needs. config: a settled one."""
+    if config.ranker.min_requests is None:
+        raise ValueError("ranker.min_requests: not settled; call Config.settled")
+    return config.ranker.min_requests
+
+
 def _check_enough(count: int, config: Config) -> None:
-    needed = config.ranker.min_requests or 1
-    if count < needed:
+    if count < (needed := fewest(config)):
         raise NothingToLearnError(f"{count} requests to learn from, {needed} needed")
 
 
@@ -475,16 +481,25 @@ def _sampled(
     yield from (sample for sample in first if rng.random() < first_share)
 
 
+# Of a basket's events after the first at most this share have a time of their own: somebody looks
+# something up at the till, a line is taken back.
+TAKING_TIME = 0.1
+
+
 def simultaneous(log: Log) -> bool:
-    """Whether most events after the first of their session stand in one whose events share a time.
+    """Whether most events after the first of their session stand in one of which nearly all such
+    have the time of another.
 
     Two clicks within a second are no basket: in a log of whole seconds they may be most.
     """
-    sessions = log.frame.group_by("session_id").agg(
-        steps=pl.len().cast(pl.Int64) - 1, one_time=pl.col("timestamp").n_unique() == 1
+    sessions = (
+        log.frame.filter(pl.col("item_id").is_not_null())
+        .group_by("session_id")
+        .agg(pl.len(), pl.col("timestamp").n_unique())
+        .select(steps=pl.col("len").cast(pl.Int64) - 1, taking_time=pl.col("timestamp") - 1)
     )
-    together = sessions.filter("one_time")["steps"].sum()
-    return bool(2 * together > sessions["steps"].sum())
+    together = sessions.filter(pl.col("taking_time") <= TAKING_TIME * pl.col("steps"))
+    return bool(2 * together["steps"].sum() > sessions["steps"].sum())
 
 
 class Stages:

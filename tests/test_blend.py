@@ -99,6 +99,20 @@ def test_who_is_sure_counts_more(bundle: Bundle) -> None:
         assert parts(bundle, VIEWING)[name].max() < weight
 
 
+def test_of_a_filter_each_source_says_what_it_knows(bundle: Bundle) -> None:
+    """What may be shown is searched, so that one leftover of a few does not get all the weight."""
+    few = dataclasses.replace(bundle.config, blend=BlendConfig(in_order=3))
+    narrow = dataclasses.replace(bundle, config=few)
+    who = retrieval.profile(narrow, VIEWING)
+    allowed = np.zeros(len(bundle.items), dtype=np.bool_)
+    allowed[bundle.items.rows(["i6", "i8", "i10", "i1"])] = True
+    ranked = blend.rank(narrow, who, 2, NO_ROWS, allowed)
+    for name in ("session_knn", "session_embedding"):
+        part = ranked.parts.values[ranked.parts.names.index(name)]
+        assert np.count_nonzero(part) == 3
+        assert part.sum() == pytest.approx(few.blend.weights[name], rel=1e-5)
+
+
 def test_nobody_has_no_part_but_popularity(bundle: Bundle) -> None:
     """A stranger's parts of taste are zero, not what a division by nothing leaves."""
     nobody = parts(bundle, Session())

@@ -65,6 +65,30 @@ def test_lines_of_one_time_are_a_basket() -> None:
     assert not training.simultaneous(with_times(within=30))
 
 
+def test_an_odd_event_makes_no_clicks_of_a_basket() -> None:
+    """A line taken back later, or a search without an item, leaves it one."""
+    lines = [
+        {"session_id": f"s{v}", "item_id": f"i{k}", "timestamp": 1e9 + v}
+        for v in range(9)
+        for k in range(20)
+    ]
+    later = [{"session_id": f"s{v}", "item_id": "i3", "timestamp": 1e9 + v + 50} for v in range(9)]
+    search = [
+        {"session_id": f"s{v}", "type": "search", "timestamp": 1e9 + v - k}
+        for v in range(9)
+        for k in range(20)
+    ]
+    assert training.simultaneous(
+        log_from_frame(log_frame(lines + later + search).sort("timestamp"))
+    )
+
+
+def test_examples_are_of_a_settled_configuration() -> None:
+    """How many requests are enough follows from the log."""
+    with pytest.raises(ValueError, match=r"ranker\.min_requests: not settled"):
+        training.examples(log_from_frame(circle()), Config())
+
+
 def test_clicks_within_a_second_are_no_basket() -> None:
     """Most steps of quick clicks take no time in whole seconds, but the session does."""
     quick = with_times(within=1.0)

@@ -259,9 +259,10 @@ def _notes(
     ]
     if bundle.config.session.order == "ignored":
         notes.append(ORDER_IGNORED)
-    if not len(bundle.forest.leaves):
+    auto = placement_of(bundle.config, placement).ranking == "auto"
+    if auto and not len(bundle.forest.leaves):
         notes.append(f"no learned ranker, so full is a {bundle.facts.ranker}")
-    elif protocol != "user" and protocol != bundle.config.ranker.target:
+    elif auto and protocol != "user" and protocol != bundle.config.ranker.target:
         notes.append(
             f"the ranker learned {bundle.config.ranker.target!r}, and is asked for {protocol!r}; "
             "--protocol or ranker.target brings them together"

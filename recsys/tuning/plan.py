@@ -64,6 +64,12 @@ class Plan:
         """Whether there is a ranker to tune."""
         return _enough(self.by_ranker)
 
+    @property
+    def blended(self) -> tuple[str, ...]:
+        """The tables of the configuration that what the blend gives depends on."""
+        in_order = blend.IN_ORDER if self._in_order(*blend.IN_ORDER) else ()
+        return ("embedding", "item_knn", *in_order)
+
     def alone(self) -> list[Stage]:
         """A stage for each source that has a say, each asked alone."""
         stages = []
@@ -151,6 +157,8 @@ class Plan:
     def _visitors(self, source: str) -> Exams:
         if source == "embedding":
             return self.everyone
+        if source in retrieval.OF_OPENINGS and self.fits.start.config.session.order == "kept":
+            return self.openings
         return self.past if source in OF_THE_PAST else self.live
 
     def _for_ranker(self) -> list[str]:
@@ -161,8 +169,7 @@ class Plan:
         return lambda config, exam: exam.of_source(self.fits.bundle(config, table), source)
 
     def _by_blend(self, config: Config, exam: Exam) -> tuple[Floats, float]:
-        tables = blend.IN_ORDER if self._in_order(*blend.IN_ORDER) else ()
-        bundle = self.fits.bundle(config, "embedding", "item_knn", *tables)
+        bundle = self.fits.bundle(config, *self.blended)
         return exam.of_lists(replace(bundle, forest=forest.EMPTY))
 
     def _by_ranker(self, ranked: Ranked) -> Asks:

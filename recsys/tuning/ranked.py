@@ -44,7 +44,7 @@ class Ranked:
 
     def _trained(self, config: Config) -> Bundle:
         examples = self._examples_of(config)
-        if len(examples.groups) < (config.ranker.min_requests or 1):
+        if len(examples.groups) < training.fewest(config):
             return replace(self.whole, config=config)  # too few candidates: the blend ranks
         # Questions are asked in any order, and aggregates go forward only.
         ranker = training.learn(examples, config, without=features.live_features(config.aggregate))

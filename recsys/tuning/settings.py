@@ -97,7 +97,9 @@ def _head(tuned: Tuned) -> list[str]:
         )
         lines.append("{:.0f} -> {:.0f} microseconds a list.".format(*tuned.microseconds))
     if tuned.partial:
-        lines.append("Interrupted: each stage was better by itself; the whole was not compared.")
+        lines.append(
+            "Interrupted: stages gained by themselves, as told; the whole was not compared."
+        )
     elif not tuned.better:
         lines.append("Nothing better was found: these are the settings that tuning started from.")
     return lines

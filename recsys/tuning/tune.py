@@ -188,7 +188,8 @@ class _Course:
         """The blend of the sources as they are now."""
         if self._blend:
             config = self.tuned.config
-            self._search(self._blend, config, digest((config.embedding, config.item_knn)))
+            tables = tuple(getattr(config, name) for name in self.plan.blended)
+            self._search(self._blend, config, digest(tables))
 
     def ranker(self, head: Log, min_gain: float) -> None:
         """The sources that the ranker asks, then how many candidates of each, and the ranker."""

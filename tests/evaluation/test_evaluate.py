@@ -156,6 +156,9 @@ def test_who_ranks_and_what_it_learned_is_told(anonymous: tuple[Bundle, Log]) ->
     bundle, test = train(cut.train, small_config(**RANKED)), cut.test
     assert told(bundle, "rest-of-session", "the ranker learned 'next-item', and is asked for")
     assert not told(bundle, "next-item", "the ranker learned")
+    config = bundle.config.with_placement("default", ranking="session_knn")
+    alone = dataclasses.replace(bundle, config=config)
+    assert not told(alone, "rest-of-session", "the ranker learned")
 
 
 def test_future_is_refused(anonymous: tuple[Bundle, Log]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys import blend
 from recsys.config import Config, Placement
 from recsys.evaluation.replay import Moment
 from recsys.evaluation.split import EvaluationError, split
@@ -18,6 +19,7 @@ from recsys.recommend import UnknownPlacementError
 from recsys.session import Session
 from recsys.training import train
 from recsys.tuning import fits as fits_module
+from recsys.tuning import space
 from recsys.tuning import tune as tuning
 from recsys.tuning.fits import Fits
 from recsys.tuning.questions import Exam, exams
@@ -112,6 +114,15 @@ def test_a_log_without_a_ranker_has_its_blend_tuned(users: Log, tmp_path: Path) 
     """The embedding and the neighbours that it ranks by, then its weights."""
     tuned = run(users, blend_config(), tmp_path)
     assert [found.stage for found in tuned.found] == ["item_knn", "embedding", "blend"]
+
+
+def test_a_blend_that_minds_order_has_its_sources_tuned(clicks: Log, tmp_path: Path) -> None:
+    """Without a ranker those that order tells of are looked at alone, then weighed by the blend."""
+    tuned = run(clicks, blend_config(), tmp_path)
+    stages = [found.stage for found in tuned.found]
+    assert {*blend.IN_ORDER} <= {*stages}
+    weighed = next(found for found in tuned.found if found.stage == "blend")
+    assert not {setting.name for setting in space.BLEND_IN_ORDER}.isdisjoint(weighed.before)
 
 
 def test_the_dear_source_is_looked_at_before_it_is_fitted(
