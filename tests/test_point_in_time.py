@@ -247,15 +247,11 @@ def test_no_list_of_an_evaluation_knows_the_future(
         assert answers[0] == answers[1]
 
 
-def fitted(log: Log, config: Config) -> list[training.Tail]:
-    """The tails that a ranker learns from, with their sources."""
-    with ThreadPoolExecutor(1) as pool:
-        return training._fitting(log, config, training.Stages(), pool)
-
-
 def ends(log: Log, config: Config) -> list[str]:
     """What the sources of every tail were fitted to, as hashes."""
-    return [sealed(tail.sources.result()).version for tail in fitted(log, config)]
+    with ThreadPoolExecutor(1) as pool:
+        fitted = training._fitting(log, config, training.Stages(), pool)
+    return [sealed(tail.sources.result()).version for tail in fitted]
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +260,8 @@ def told_other_ends() -> tuple[Log, list[Log], Config]:
     log = log_from_frame(visits())
     config = small_config(**WIDE).settled(simultaneous=False)
     others = []
-    for tail in fitted(log, config):
-        row = len(tail.before.frame)
+    for part in training.tails(log, config):
+        row = len(part.train.frame)
         numbers = [
             (int(item[1:]) + 1 + k % 3) % ITEMS for k, item in enumerate(log.frame["item_id"])
         ]
