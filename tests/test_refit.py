@@ -196,9 +196,7 @@ def test_without_sessions_to_learn_from_there_is_nothing_to_go_on_from() -> None
 
 def test_a_refit_is_judged_by_its_rehearsal(tmp_path: Path) -> None:
     """Against the latest of its line that has not seen the window, though it has itself."""
-    # Walks go from an item to the one after it, which transitions know best.
-    weights = {"transitions": 500.0}
-    quick = config(ranker={"enabled": False}, blend={"weights": weights})
+    quick = config(ranker={"enabled": False})
     log = log_from_frame(walks(900))
     registry = Registry(tmp_path)
     upto = [dataclasses.replace(log, frame=log.frame.head(n)) for n in (3600, 4500)]

@@ -67,8 +67,7 @@ class Plan:
     @property
     def blended(self) -> tuple[str, ...]:
         """The tables of the configuration that what the blend gives depends on."""
-        in_order = blend.IN_ORDER if self._in_order(*blend.IN_ORDER) else ()
-        return ("embedding", "item_knn", *in_order)
+        return ("embedding", "item_knn", *self._in_order)
 
     def alone(self) -> list[Stage]:
         """A stage for each source that has a say, each asked alone."""
@@ -90,7 +89,7 @@ class Plan:
         settings = space.BLEND
         if not self.ranked:
             settings += space.in_force(space.BLEND_SESSION, self.fits.start.config)
-        if self._in_order(*blend.IN_ORDER):
+        if self._in_order:
             settings += space.BLEND_IN_ORDER
         if _enough(self.openings):
             settings += space.BLEND_PAST
@@ -138,16 +137,17 @@ class Plan:
             return table  # what the others propose is scored by it, and the blend rests on it
         if table == "item_knn" and not self.ranked:
             return table if min(map(len, self.live)) else "item_knn_past"  # likewise
-        if (self.ranked or self._in_order(table)) and self._proposes(table):
+        if (self.ranked or table in self._in_order) and self._proposes(table):
             return table
         if self.ranked and table == "item_knn" and self._proposes("item_knn_past"):
             return "item_knn_past"
         return None
 
-    def _in_order(self, *sources: str) -> bool:
-        """Whether the sources are asked by the blend that ranks in a ranker's place."""
-        asked = blend.minds_order(self.fits.start) and {*sources} <= {*blend.IN_ORDER}
-        return asked and not self.ranked and min(map(len, self.live)) > 0
+    @property
+    def _in_order(self) -> tuple[str, ...]:
+        """Sources of order that the blend asks which ranks in a ranker's place."""
+        asked = blend.minds_order(self.fits.start) and not self.ranked
+        return blend.IN_ORDER if asked and min(map(len, self.live)) else ()
 
     def _proposes(self, source: str) -> bool:
         chosen = not self.placement.sources or source in self.placement.sources

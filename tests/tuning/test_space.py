@@ -23,12 +23,9 @@ def test_every_setting_is_one_of_the_configuration(setting: Setting) -> None:
         assert value_of(with_values(Config(), {setting.name: value}), setting.name) == value
 
 
-WEIGHTS = space.BLEND + space.BLEND_PAST + space.BLEND_IN_ORDER
-
-
 def test_every_weight_of_the_blend_is_searched() -> None:
     """A part that is new to the blend must be new here too."""
-    searched = {setting.name for setting in WEIGHTS}
+    searched = {setting.name for setting in space.BLEND + space.BLEND_PAST + space.BLEND_IN_ORDER}
     assert searched == {f"blend.weights.{name}" for name in BLEND}
 
 
