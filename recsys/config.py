@@ -27,8 +27,7 @@ IndexKind = Literal["auto", "exact", "ivf", "hnsw", "ivfpq", "sq8"]
 
 # A tree's leaves are the bits of one number.
 MOST_LEAVES = 64
-# Shares that a tree is grown from: in baskets, whose moments are alike, and the least there may be,
-# as of next to none no tree grows.
+# Shares that a tree is grown from, and the least there may be: of next to none no tree grows.
 FRACTIONS = ("feature_fraction", "bagging_fraction")
 LEAST_FRACTION = 0.05
 

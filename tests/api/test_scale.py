@@ -20,7 +20,7 @@ from tests.test_training import RANKED
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return train(walks(300, items=120), small_config(**RANKED))
+    return train(walks(350, items=120), small_config(**RANKED))
 
 
 def listed(bundle: Bundle, *items: str) -> list[str]:
@@ -41,7 +41,7 @@ def test_a_shop_is_copied(bundle: Bundle) -> None:
     for copy in range(3):
         found = listed(large, f"i50~{copy}", f"i51~{copy}")
         own = [item.partition("~")[0] for item in found if item.endswith(f"~{copy}")]
-        assert before[0] in own[:3]  # a copy has a third of the candidates, so other ranks
+        assert own[0] == before[0]
         assert len({*own} & {*before}) >= 4
         copies.append(own[:5])
     assert copies == [copies[0]] * 3
