@@ -303,10 +303,11 @@ ORDER_IGNORED = (
 # Candidates of a source where the order is kept, and where it is ignored: what is left of a basket
 # is many items.
 CANDIDATES = {
-    "transitions": (30, 60),
+    # In order the others know better; what transitions count is in features, and in the blend.
+    "transitions": (0, 60),
+    "item_knn": (0, 60),
     "session_knn": (40, 80),
-    "session_embedding": (50, 60),
-    "item_knn": (0, 60),  # in order the others know better
+    "session_embedding": (60, 60),
     "item_knn_past": (40, 80),
     "own": (50, 100),
     "popular": (0, 10),

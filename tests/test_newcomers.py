@@ -215,7 +215,7 @@ def test_their_features(bundle: Bundle) -> None:
     assert (own["led_to_last"], own["followed_last"], own["popularity"]) == (0, 1, 0)
     assert (own["age"], own["freshness"]) == (1, 1)
     retrieval_config = bundle.config.retrieval
-    assert own["transitions_rank"] == retrieval_config.transitions
+    assert own["session_knn_rank"] == retrieval_config.session_knn
     assert own["live_co_viewed_now"] == pytest.approx(3, rel=0.01)
     assert own["live_co_viewed_now_share"] == pytest.approx(1, rel=0.01)
     assert own["live_trending"] == pytest.approx(3, rel=0.01)

@@ -26,12 +26,12 @@ def bundle() -> Bundle:
 def test_a_source_that_is_not_asked_has_proposed_nothing(bundle: Bundle) -> None:
     """Its rank is the worst and its score 0, as the forest learned for what it did not find."""
     who = retrieval.profile(bundle, session_of("i2", "i3"))
-    candidates = retrieval.retrieve(bundle, who, 0, sources=("transitions",))
+    candidates = retrieval.retrieve(bundle, who, 0, sources=("session_embedding",))
     table = ranking.feature_table(bundle, who, candidates)
     told = dict(zip(bundle.facts.features, table, strict=True))
     assert set(told["session_knn_rank"]) == {bundle.config.retrieval.session_knn}
     assert set(told["session_knn_score"]) == {0}
-    assert np.min(told["transitions_rank"]) == 0
+    assert np.min(told["session_embedding_rank"]) == 0
 
 
 def test_what_is_popular_of_late_is_for_openings(bundle: Bundle) -> None:
@@ -48,10 +48,10 @@ def test_what_is_popular_of_late_is_for_openings(bundle: Bundle) -> None:
     assert tops(bundle, session_of("i2")) == 0
     assert tops(bundle, Session(user_id="u")) > 0
     assert tops(unordered, session_of("i2")) > 0
-    assert tops(bundle, session_of("i2"), ("recent", "transitions")) > 0
+    assert tops(bundle, session_of("i2"), ("recent", "session_knn")) > 0
 
 
-@pytest.mark.parametrize("sources", [(), ("transitions", "session_knn")])
+@pytest.mark.parametrize("sources", [(), ("session_knn", "session_embedding")])
 def test_the_table_holds_what_each_feature_says(bundle: Bundle, sources: tuple[str, ...]) -> None:
     """What is filled at once is, row by row, what the function of that name gives."""
     who = retrieval.profile(bundle, session_of("i3", "i1", "i2", "i1"))

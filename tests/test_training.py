@@ -123,15 +123,15 @@ def test_an_explained_list_shows_the_rankers_features(bundle: Bundle) -> None:
 def test_a_placement_chooses_its_sources(bundle: Bundle) -> None:
     """Only the named sources propose; with ranking = "blend" the forest is left aside."""
     who = retrieval.profile(bundle, session_of("i3", "i4"))
-    few = retrieval.retrieve(bundle, who, 0, sources=("transitions",))
-    assert few.sources == ("transitions",)
+    few = retrieval.retrieve(bundle, who, 0, sources=("session_knn",))
+    assert few.sources == ("session_knn",)
     asked = Placement(exclude=("any",), sources=("popular",))
     blended = dataclasses.replace(asked, ranking="blend", sources=())
     config = dataclasses.replace(bundle.config, placements={"p": asked, "b": blended})
     chosen = dataclasses.replace(bundle, config=config)
     answer = recommend(chosen, session_of("i3", "i4"), Request(n=3, placement="p", explain=True))
     assert answer.tier == "ranker"
-    assert all(row["transitions_score"] == 0 for row in answer.features)
+    assert all(row["session_knn_score"] == 0 for row in answer.features)
     assert recommend(chosen, session_of("i3"), Request(n=3, placement="b")).tier == "session"
 
 

@@ -26,6 +26,8 @@ from tests.test_newcomers import coming, told
 from tests.test_training import RANKED
 
 KINDS = 10
+# Of fewer than there are, as in a shop of any size, it means something to be found.
+NARROW = {"session_embedding": 30}
 
 
 def kind_of(item: str) -> int:
@@ -46,7 +48,7 @@ def log_of(items: dict[str, Item] | None = None) -> Log:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    trained = train(log_of(), small_config(**RANKED))
+    trained = train(log_of(), small_config(**RANKED, retrieval=NARROW))
     assert trained.facts.ranker.startswith("forest of")
     return trained
 
@@ -136,7 +138,7 @@ def test_no_place_is_kept_for_what_others_have_touched(bundle: Bundle) -> None:
 
 def test_without_what_the_shop_says_there_are_none() -> None:
     """Neither candidates nor a figure, and the lists are those of ever."""
-    without = train(log_of({}), small_config(**RANKED))
+    without = train(log_of({}), small_config(**RANKED, retrieval=NARROW))
     assert "attribute_cosine" not in without.facts.metrics
     assert len(without.unseen.names) == 0
     answer = recommend(without, visitor(without, "i5"), Request(n=60))
@@ -161,9 +163,9 @@ def test_sources_of_a_placement(bundle: Bundle) -> None:
         )
 
     session = visitor(bundle, "i5", "i6")
-    assert not fresh(recommend(with_sources("transitions"), session, Request(n=60)))
-    assert not fresh(recommend(with_sources("transitions", "newcomers"), session, Request(n=60)))
-    assert fresh(recommend(with_sources("transitions", "unseen"), session, Request(n=60)))
+    assert not fresh(recommend(with_sources("session_knn"), session, Request(n=60)))
+    assert not fresh(recommend(with_sources("session_knn", "newcomers"), session, Request(n=60)))
+    assert fresh(recommend(with_sources("session_knn", "unseen"), session, Request(n=60)))
 
 
 def test_the_catalogue_of_now_counts(bundle: Bundle) -> None:
@@ -258,7 +260,7 @@ def test_baskets_hold_them_too() -> None:
     """Where the order of events says nothing and no stream is asked."""
     frame = coming().with_columns(timestamp=pl.col("timestamp").min().over("session_id"))
     log = dataclasses.replace(log_from_frame(frame), items=sold())
-    bundle = train(log, small_config(**RANKED))
+    bundle = train(log, small_config(**RANKED, retrieval=NARROW))
     assert bundle.config.session.order == "ignored"
     assert bundle.config.retrieval.newcomers == 0
     answer = recommend(bundle, visitor(bundle, "i21", "i22"), Request(n=60))
@@ -269,7 +271,7 @@ def test_a_catalogue_of_known_items_alone(bundle: Bundle) -> None:
     """Has nothing unseen in it, whatever is said of its items."""
     ids = bundle.items.ids(range(len(bundle.items)))
     items = {name: Item(category=("k1",)) for name in ids}
-    found = train(log_of(items), small_config(**RANKED))
+    found = train(log_of(items), small_config(**RANKED, retrieval=NARROW))
     assert len(found.unseen_items) == 0
     assert isinstance(found.unseen_items, IdMap)
     assert "unseen" not in recommend(found, visitor(found, "i5"), Request(n=60)).reasons

@@ -34,7 +34,7 @@ def weighed(
         on = {s for s in SOURCES if value_of(config, f"retrieval.{s}")}
         return np.full(len(exam), mark(on)), 100.0 * len(on)
 
-    config = config_from_dict({"retrieval": {"popular": 20, "recent": 0}})
+    config = config_from_dict({"retrieval": {"transitions": 30, "popular": 20, "recent": 0}})
     config = config.settled(simultaneous=False)
     settings = counts_of(SOURCES)
     stage = Stage("sources", 1, settings, ask, exam(), exam())
