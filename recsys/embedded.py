@@ -38,6 +38,14 @@ START_TIMEOUT = (
 STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 RESTART_PAUSE = (0.05, 5.0)  # seconds; doubles while the server does not come up
 FLUSH_EVERY = 1.0  # seconds between flushes of the append-only files to disk
+# To write its file anew the server forks; until each page that it touches is copied, calls wait for
+# up to 50 ms. So it is done in a second in which the server hardly works, once this much was
+# written, and as much as the file would hold; at AT_LAST it is done in any. A file of that size is
+# read in four seconds at a start; fourteen more where it ends within a transaction, see
+# `appendonly`.
+REWRITE_FROM = 64 * 2**20  # bytes
+REWRITE_AT_LAST = "512mb"
+CALM = 0.05  # share of a processor
 
 OPTIONS = {
     "port": "0",  # no TCP: only this user's processes reach it
@@ -48,10 +56,7 @@ OPTIONS = {
     # nothing. `everysec` answers without writing while a flush is under way. The flush to disk,
     # which only a power failure needs, is done here every second.
     "appendfsync": "no",
-    # To write the file anew the server forks; until each page that it touches is copied, calls wait
-    # for up to 50 ms. A file of this size is read in two seconds at a start; seven more where it
-    # ends within a transaction, see `appendonly`.
-    "auto-aof-rewrite-min-size": "256mb",
+    "auto-aof-rewrite-min-size": REWRITE_AT_LAST,
     "save": "",
     "loglevel": "notice",
     "logfile": LOG,
@@ -192,7 +197,7 @@ class EmbeddedRedis:
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while (reply := _ping(self.path)) != b"+PONG":
+        while (reply := _reply(self.path, b"PING")) != b"+PONG":
             if self._stopping.is_set():
                 return
             if process.poll() is not None:
@@ -210,15 +215,19 @@ class EmbeddedRedis:
             time.sleep(0.01)
 
     def _attend(self) -> None:
-        """Return when the server has died or is to be stopped; flush its files meanwhile."""
+        """Return when the server has died or is to be stopped; meanwhile flush its files, and have
+        them written anew where it is calm."""
         assert self._process is not None
-        flushed = time.monotonic()
+        flushed, worked = time.monotonic(), _processor_seconds(self._process.pid)
         while not self._stopping.is_set():
             try:
                 self._process.wait(0.1)
             except subprocess.TimeoutExpired:
-                if time.monotonic() - flushed >= FLUSH_EVERY:
+                if (passed := time.monotonic() - flushed) >= FLUSH_EVERY:
                     _flush(self.directory)
+                    before, worked = worked, _processor_seconds(self._process.pid)
+                    if worked - before < CALM * passed and _has_grown(self.directory):
+                        _reply(self.path, b"BGREWRITEAOF")
                     flushed = time.monotonic()
                 continue
             logger.error(
@@ -305,19 +314,40 @@ def running_at(directory: Path) -> str | None:
     """The URL of the server that answers on a directory; none where none does, or where its socket
     had to lie elsewhere."""
     path = Path(directory).absolute() / SOCKET
-    return f"unix://{quote(str(path))}" if _ping(path) == b"+PONG" else None
+    return f"unix://{quote(str(path))}" if _reply(path, b"PING") == b"+PONG" else None
 
 
-def _ping(path: Path) -> bytes | None:
-    """The server's first line, or ``None`` when nobody answers."""
+def _reply(path: Path, command: bytes) -> bytes | None:
+    """The first line that the server answers, or ``None`` when nobody does."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1.0)
         try:
             connection.connect(str(path))
-            connection.sendall(b"PING\r\n")
+            connection.sendall(command + b"\r\n")
             return connection.recv(256).strip()
         except OSError:
             return None
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used of processors so far; infinite where that cannot be told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _has_grown(directory: Path) -> bool:
+    """Whether so much was written since the append-only file was written anew that it is worth it
+    again."""
+    written, base = 0, 0
+    for path in (directory / FOLDER).glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size = path.stat().st_size
+            written += size if path.name.endswith(".incr.aof") else 0
+            base += size if ".base." in path.name else 0
+    return written > max(REWRITE_FROM, base)
 
 
 def _flush(directory: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from recsys import embedded
+from recsys.appendonly import FOLDER
 from recsys.embedded import EmbeddedError, EmbeddedRedis, running_at
 
 PARENT = """
@@ -89,6 +90,51 @@ def test_killed_server_comes_back_with_its_data(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
             assert eventually(lambda: server.pid != pid and answers(server))  # noqa: B023
         assert talk(server, "DBSIZE") == b":3\r\n"
+
+
+def fill(server: EmbeddedRedis) -> None:
+    """One key written over and over."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(server.path))
+        for k in range(200):
+            connection.sendall(f"SET k {k}{'x' * 1000}\r\n".encode())
+            assert connection.recv(64) == b"+OK\r\n"
+
+
+def written(directory: Path) -> int:
+    """Bytes of the commands that a start would execute again."""
+    return sum(path.stat().st_size for path in (directory / FOLDER).glob("*.incr.aof"))
+
+
+def test_what_was_written_over_is_let_go_in_a_calm_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is written anew, without a call for it, and holds the same."""
+    monkeypatch.setattr(embedded, "REWRITE_FROM", 100_000)
+    with EmbeddedRedis.start(tmp_path) as server:
+        fill(server)
+        assert written(tmp_path) > 200_000
+        assert eventually(lambda: written(tmp_path) < 10_000)
+    with EmbeddedRedis.start(tmp_path) as server:
+        assert talk(server, "STRLEN k") == b":1003\r\n"
+
+
+@pytest.mark.parametrize(("least", "calm"), [(100_000, 0.0), (300_000, 1.0)])
+def test_the_file_stays_while_there_is_work_or_it_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int, calm: float
+) -> None:
+    """To write it anew would make calls wait."""
+    looked: list[bool] = []
+    flush = embedded._flush
+    monkeypatch.setattr(embedded, "REWRITE_FROM", least)
+    monkeypatch.setattr(embedded, "CALM", calm)
+    monkeypatch.setattr(embedded, "_flush", lambda folder: (flush(folder), looked.append(True)))
+    with EmbeddedRedis.start(tmp_path) as server:
+        fill(server)
+        seen = len(looked)
+        assert eventually(lambda: len(looked) >= seen + 3)
+        assert written(tmp_path) > 200_000
 
 
 def test_ends_with_a_killed_parent(tmp_path: Path) -> None:
