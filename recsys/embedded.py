@@ -39,13 +39,14 @@ STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 RESTART_PAUSE = (0.05, 5.0)  # seconds; doubles while the server does not come up
 FLUSH_EVERY = 1.0  # seconds between flushes of the append-only files to disk
 # To write its file anew the server forks; until each page that it touches is copied, calls wait for
-# up to 50 ms. So it is done in a second in which the server hardly works, once this much was
-# written, and as much as the file would hold; at AT_LAST it is done in any. A file of that size is
-# read in four seconds at a start; fourteen more where it ends within a transaction, see
-# `appendonly`.
+# up to 50 ms. So it is done in a second with less than some sixty events, once this much was
+# written, and more than the file held when it was new. A server that is never calm does it itself,
+# from AT_LAST on. A file of that size is read in four seconds at a start; fourteen more where it
+# ends within a transaction, see `appendonly`.
 REWRITE_FROM = 64 * 2**20  # bytes
 REWRITE_AT_LAST = "512mb"
-CALM = 0.05  # share of a processor
+REWRITE_PAUSE = (60.0, 3600.0)  # seconds to the next; doubles while they fail, as on a full disk
+CALM = 0.02  # share of a processor
 
 OPTIONS = {
     "port": "0",  # no TCP: only this user's processes reach it
@@ -177,6 +178,8 @@ class EmbeddedRedis:
 
     def _spawn(self) -> None:
         mend(self.directory)
+        for left in self.directory.glob("temp-rewriteaof-*"):  # by one that was killed
+            left.unlink(missing_ok=True)
         options = [part for name, value in OPTIONS.items() for part in (f"--{name}", value)]
         launcher = [sys.executable, "-S", "-c", LAUNCHER, str(os.getpid())]
         # A path relative to the working directory where possible: it may hold any character.
@@ -219,6 +222,7 @@ class EmbeddedRedis:
         them written anew where it is calm."""
         assert self._process is not None
         flushed, worked = time.monotonic(), _processor_seconds(self._process.pid)
+        due, pause = flushed, REWRITE_PAUSE[0]
         while not self._stopping.is_set():
             try:
                 self._process.wait(0.1)
@@ -226,9 +230,12 @@ class EmbeddedRedis:
                 if (passed := time.monotonic() - flushed) >= FLUSH_EVERY:
                     _flush(self.directory)
                     before, worked = worked, _processor_seconds(self._process.pid)
-                    if worked - before < CALM * passed and _has_grown(self.directory):
-                        _reply(self.path, b"BGREWRITEAOF")
                     flushed = time.monotonic()
+                    if not _has_grown(self.directory):
+                        pause = REWRITE_PAUSE[0]
+                    elif flushed >= due and worked - before < CALM * passed:
+                        _reply(self.path, b"BGREWRITEAOF")
+                        due, pause = flushed + pause, min(2 * pause, REWRITE_PAUSE[1])
                 continue
             logger.error(
                 "the embedded server (pid %d) ended with status %d; starting it again",

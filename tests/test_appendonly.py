@@ -37,6 +37,14 @@ def test_an_unfinished_transaction_is_cut_off(tmp_path: Path, cut: int) -> None:
     assert mend(tmp_path) == 0
 
 
+def test_a_rewrite_that_came_to_nothing_hides_nothing(tmp_path: Path) -> None:
+    """It leaves an empty file of a higher number, and the server goes on in the one before."""
+    path = put(tmp_path, WHOLE + LAST[:-1])
+    path.with_name("appendonly.aof.3.incr.aof").touch()
+    assert mend(tmp_path) == len(LAST) - 1
+    assert path.read_bytes() == WHOLE
+
+
 def test_what_is_whole_stays(tmp_path: Path) -> None:
     """So does a value that looks like the beginning of a transaction, what is no such file at all,
     and the file before the newest one."""

@@ -111,10 +111,10 @@ def test_what_was_written_over_is_let_go_in_a_calm_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is written anew, without a call for it, and holds the same."""
-    monkeypatch.setattr(embedded, "REWRITE_FROM", 100_000)
     with EmbeddedRedis.start(tmp_path) as server:
         fill(server)
         assert written(tmp_path) > 200_000
+        monkeypatch.setattr(embedded, "REWRITE_FROM", 100_000)
         assert eventually(lambda: written(tmp_path) < 10_000)
     with EmbeddedRedis.start(tmp_path) as server:
         assert talk(server, "STRLEN k") == b":1003\r\n"
@@ -135,6 +135,49 @@ def test_the_file_stays_while_there_is_work_or_it_is_small(
         seen = len(looked)
         assert eventually(lambda: len(looked) >= seen + 3)
         assert written(tmp_path) > 200_000
+
+
+def test_a_rewrite_that_fails_is_not_asked_for_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk each would leave another file."""
+    asked: list[float] = []
+    reply = embedded._reply
+
+    def noted(path: Path, command: bytes) -> bytes | None:
+        if command == b"PING":
+            return reply(path, command)
+        asked.append(time.monotonic())
+        return b"-ERR as if it had failed"
+
+    monkeypatch.setattr(embedded, "_reply", noted)
+    monkeypatch.setattr(embedded, "REWRITE_FROM", 100_000)
+    monkeypatch.setattr(embedded, "REWRITE_PAUSE", (1.5, 60.0))
+    with EmbeddedRedis.start(tmp_path) as server:
+        fill(server)
+        assert eventually(lambda: len(asked) == 2, 15)
+        assert asked[1] - asked[0] >= 1.5
+        assert not eventually(lambda: len(asked) > 2, 2.5)
+
+
+@pytest.mark.parametrize(("base", "grown"), [(0, True), (150_000, True), (250_000, False)])
+def test_a_large_file_is_written_anew_when_it_has_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: int, grown: bool
+) -> None:
+    """To write much anew for little would be no gain."""
+    monkeypatch.setattr(embedded, "REWRITE_FROM", 100_000)
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "appendonly.aof.2.base.rdb").write_bytes(bytes(base))
+    (folder / "appendonly.aof.2.incr.aof").write_bytes(bytes(200_000))
+    assert embedded._has_grown(tmp_path) == grown
+
+
+def test_what_a_killed_rewrite_left_is_removed(tmp_path: Path) -> None:
+    """It may be as large as all there is."""
+    (left := tmp_path / "temp-rewriteaof-bg-7.aof").write_bytes(b"half")
+    with EmbeddedRedis.start(tmp_path):
+        assert not left.exists()
 
 
 def test_ends_with_a_killed_parent(tmp_path: Path) -> None:

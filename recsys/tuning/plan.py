@@ -23,6 +23,9 @@ FEWEST = 50
 # Sources that know a visitor only by what was done before the session.
 OF_THE_PAST = ("item_knn_past", "own")
 
+# Tables that features of the ranker, and live aggregates, go by, be they sources or not.
+TOLD_OF = ("transitions",)
+
 # Weights in the time: of each source, by the name of the table that is fitted; the session
 # embedding's fits are the dear ones. And of the other stages.
 WEIGHTS = {
@@ -139,6 +142,8 @@ class Plan:
             return table if min(map(len, self.live)) else "item_knn_past"  # likewise
         if table in self._in_order and _enough(self.live):
             return table  # the blend asks it whether or not the ranker would
+        if self.ranked and table in TOLD_OF and _enough(self.live):
+            return table
         if self.ranked and self._proposes(table):
             return table
         if self.ranked and table == "item_knn" and self._proposes("item_knn_past"):

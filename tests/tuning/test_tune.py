@@ -49,7 +49,7 @@ BAD = {"session_knn": {"backward_decay": 0.0, "forward_decay": 0.0}, "transition
 def ranked_config() -> Config:
     """Trains in a moment, and has sources that can be better."""
     few = {**RANKED["ranker"], "trees": 5, "requests": 100}
-    sources = {"transitions": 30, "session_embedding": 0, "item_knn": 0, "recent": 0}
+    sources = {"session_embedding": 0, "item_knn": 0, "recent": 0}
     tables = {**RANKED, **BAD, "ranker": few, "retrieval": sources, "training": {"threads": 1}}
     return small_config(**tables)
 
