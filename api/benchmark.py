@@ -35,6 +35,7 @@ from api.plots import latency_by_load
 from api.serve import APP
 from recsys import shelf as shelves
 from recsys.bundle import Bundle, sealed
+from recsys.embedded import processor_seconds
 from recsys.events import InputError
 from recsys.mirror import FOLLOWED
 from recsys.registry import Registry
@@ -49,7 +50,6 @@ CROWD = 1000  # visits under way then
 AFTER = 5  # seconds that are looked at once it is over
 AT_ONCE = 16  # visits under way where as many as possible are made
 PERCENTILES = (50.0, 90.0, 99.0)
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def benchmark_serving(
@@ -214,8 +214,7 @@ def cpu_seconds() -> dict[str, float]:
     """CPU seconds that this process and those it started have used so far, by what they do."""
     found: dict[str, float] = {}
     for name, text in _told("stat"):
-        fields = text.rpartition(")")[2].split()
-        found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / TICKS
+        found[name] = found.get(name, 0.0) + processor_seconds(text)
     return found
 
 

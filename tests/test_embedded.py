@@ -104,7 +104,7 @@ def fill(server: EmbeddedRedis) -> None:
 
 def written(directory: Path) -> int:
     """Bytes of the commands that a start would execute again."""
-    return sum(path.stat().st_size for path in (directory / FOLDER).glob("*.incr.aof"))
+    return embedded._size(directory, "*.incr.aof")
 
 
 def test_what_was_written_over_is_let_go_in_a_calm_moment(

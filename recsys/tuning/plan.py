@@ -140,10 +140,9 @@ class Plan:
             return table  # what the others propose is scored by it, and the blend rests on it
         if table == "item_knn" and not self.ranked:
             return table if min(map(len, self.live)) else "item_knn_past"  # likewise
-        if table in self._in_order and _enough(self.live):
-            return table  # the blend asks it whether or not the ranker would
-        if self.ranked and table in TOLD_OF and _enough(self.live):
-            return table
+        told = TOLD_OF if self.ranked else self._in_order
+        if table in told and _enough(self.live):
+            return table  # whether or not it is a source
         if self.ranked and self._proposes(table):
             return table
         if self.ranked and table == "item_knn" and self._proposes("item_knn_past"):
