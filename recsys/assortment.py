@@ -18,7 +18,7 @@ Labels = tuple[Rows, Longs]
 
 BESIDE = ("category_share", "price_level", "price_change")
 UNKNOWN = np.array([-1], np.int32)  # the number of a key that nothing is known of
-NO_LEVEL = -20.0  # what the forest is told where one of two prices is not known
+NO_LEVEL = -20.0  # what the ranker is told where one of two prices is not known
 
 
 def price_now(config: Config) -> Aggregate | None:

@@ -27,6 +27,7 @@ from recsys.models.continuations import Continuations
 from recsys.models.embedding import Embedding
 from recsys.models.forest import Forest
 from recsys.models.item_knn import ItemKnn
+from recsys.models.net import Net
 from recsys.models.popularity import Popularity
 from recsys.models.session_embedding import SessionEmbedding
 from recsys.models.session_knn import SessionKnn
@@ -35,7 +36,7 @@ from recsys.snapshot import EMPTY, Snapshot, state_of
 from recsys.terms import NOTHING, Terms
 from recsys.unseen import Unseen
 
-FORMAT = 12
+FORMAT = 13
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
 SESSION_INDEX = "session_index.faiss"
@@ -55,10 +56,10 @@ class Facts:
     cutoff: Unix seconds of the last training event; nothing later may have reached the bundle.
     clock: "time" or "rows". counts: events, users, items, sessions. metrics: measured at build.
     exclude_bought: what the placements' "auto" came to. ranker: which ranking was trained and why.
-    features: what the forest was trained on, in order, with its share of the gain. openings: how
-    many of the requests it learned from were of a known user with no session yet. in_order: the
-    log's end is its latest part, see `recsys.evaluation.split.has_order`. line: of a refit, the
-    versions it comes from, the full training first, what it was refitted from last.
+    features: what the ranker was trained on, in order, with its share of the forest's gain.
+    openings: how many of the requests it learned from were of a known user with no session yet.
+    in_order: the log's end is its latest part, see `recsys.evaluation.split.has_order`. line: of a
+    refit, the versions it comes from, the full training first, what it was refitted from last.
     """
 
     cutoff: float
@@ -91,6 +92,7 @@ class Bundle:
     session_knn: SessionKnn
     session_embedding: SessionEmbedding
     forest: Forest
+    net: Net
     index: Index = field(repr=False)
     session_index: Index = field(repr=False)
     snapshot: Snapshot = field(default=EMPTY, repr=False)  # of the aggregates it declares
@@ -142,6 +144,7 @@ PARTS: dict[str, type[Any]] = {
     "session_knn": SessionKnn,
     "session_embedding": SessionEmbedding,
     "forest": Forest,
+    "net": Net,
     "snapshot": Snapshot,
     "attribute_terms": IdMap,
     "attributes": Attributes,

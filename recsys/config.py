@@ -248,7 +248,8 @@ class BlendConfig:
 
 @dataclass(frozen=True)
 class RankerConfig:
-    """Gradient-boosted trees over the feature table; see `recsys.models.forest`."""
+    """Gradient-boosted trees and a small net over the feature table, see `recsys.models.forest` and
+    `recsys.models.net`."""
 
     enabled: bool = True
     # What a list is to hold: the item touched next, or all that is still to come in the session.
@@ -271,6 +272,10 @@ class RankerConfig:
     leaf_requests: int = 500
     learning_rate: float = 0.1
     min_leaf: int = 50  # candidates
+    # Of the net's scores beside those of the trees; 0: no net.
+    net_weight: float = 0.8
+    net_units: int = 64
+    net_epochs: int = 6  # more of few requests
     # Shares of the features, and of the requests, that each tree is grown from. None: as RANKED has
     # it.
     feature_fraction: float | None = None

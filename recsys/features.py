@@ -20,7 +20,7 @@ Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
-NO_VALUE = -1.0  # what the forest is told where an item has no last value
+NO_VALUE = -1.0  # what the ranker is told where an item has no last value
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,7 +439,7 @@ def _score(source: str) -> Feature:
 def _rank(source: str) -> Feature:
     def rank(c: Context) -> Floats | float:
         k = c.candidates.asked(source)
-        # A placement may not ask a source: it has not proposed the item then, as the forest knows.
+        # A placement may not ask a source: it has not proposed the item then, as the ranker knows.
         missing = float(getattr(c.bundle.config.retrieval, source))
         return missing if k is None else c.candidates.ranks[k]
 

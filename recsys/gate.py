@@ -39,6 +39,7 @@ from recsys.models import (
     embedding,
     forest,
     item_knn,
+    net,
     popularity,
     session_embedding,
     session_knn,
@@ -267,6 +268,7 @@ def fit_yardsticks(past: Log, config: Config, placement: str) -> Bundle:
         session_knn=session_knn.fit(data.sequences, items, config.session_knn),
         session_embedding=encoder,
         forest=forest.EMPTY,
+        net=net.EMPTY,
         index=Index(zeros),
         session_index=Index(encoder.item_vectors),
     )

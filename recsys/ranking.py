@@ -1,4 +1,4 @@
-"""Ranking: one table of named features over candidates, and a forest that learned from them."""
+"""Ranking: one table of named features over candidates; a forest and a net that learned from it."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +13,7 @@ from recsys.bundle import Bundle
 from recsys.columns import COLUMN
 from recsys.config import Aggregate
 from recsys.features import FEATURES, Context, Feature, live_features
-from recsys.models import forest
+from recsys.models import forest, net
 from recsys.newcomers import SOURCES as BESIDE
 from recsys.newcomers import Newcomers, Shows, newcomers
 from recsys.retrieval import (
@@ -122,7 +122,7 @@ def _place(table: Floats, block: Floats, into: Places) -> None:
 
 
 def uses_ranker(bundle: Bundle, who: Profile) -> bool:
-    """The forest ranks when there is one and it learned from visitors of whom as much is known."""
+    """The ranker ranks when there is one and it learned from visitors of whom as much is known."""
     if not len(bundle.forest.leaves):
         return False
     if has_taste(who) or (len(who.past[0]) and bundle.facts.openings):
@@ -139,7 +139,7 @@ def rank(
     allowed: Mask | None = None,
     shows: Shows | None = None,
 ) -> Ranked:
-    """The candidates of the sources (empty: all), ranked by the forest.
+    """The candidates of the sources (empty: all), ranked by forest and net.
 
     n, out: that many candidates are not among the rows that may not be shown, ascending. allowed:
     only these are ranked, see `retrieve`. Features are made of all candidates, so that an item has
@@ -154,11 +154,15 @@ def rank(
     else:
         ranked = Ranked(
             candidates.rows,
-            forest.scores(bundle.forest, table),
+            _scores(bundle, table),
             Parts(candidates.sources, candidates.scores),
             Parts(tuple(bundle.facts.features), table),
         )
     return _joined(bundle, ranked, found) if found else ranked
+
+
+def _scores(bundle: Bundle, table: Floats) -> NDArray[np.float64]:
+    return forest.scores(bundle.forest, table) + net.scores(bundle.net, table)
 
 
 def _joined(bundle: Bundle, ranked: Ranked, found: Newcomers) -> Ranked:
@@ -170,7 +174,7 @@ def _joined(bundle: Bundle, ranked: Ranked, found: Newcomers) -> Ranked:
     parts[-len(BESIDE) :, places:] = found.parts
     return Ranked(
         np.concatenate([ranked.rows, own]),
-        np.concatenate([ranked.scores, forest.scores(bundle.forest, found.table)]),
+        np.concatenate([ranked.scores, _scores(bundle, found.table)]),
         Parts((*ranked.parts.names, *BESIDE), parts),
         Parts(ranked.made_of.names, np.concatenate([ranked.made_of.values, found.table], axis=1)),
         found.names,
@@ -186,7 +190,7 @@ def _ranked_allowed(
     searched = np.full((1, len(places)), TINY, dtype=np.float32)
     return Ranked(
         candidates.rows[places],
-        forest.scores(bundle.forest, table),
+        _scores(bundle, table),
         Parts(
             (*candidates.sources, best_search(bundle, who)),
             np.concatenate([candidates.scores[:, places], searched]),

@@ -2,7 +2,7 @@
 
 What is counted (ids, histories, popularity, transitions, continuations, neighbours) is counted anew
 over the whole log, which takes seconds. What is learned goes on from the active bundle's vectors,
-see `recsys.training.fit_sources`. The forest is taken over: its features mean what they meant. All
+see `recsys.training.fit_sources`. The ranker is taken over: its features mean what they meant. All
 of that is one bundle, so a new item is known to every part of it or to none.
 
 The log is the truth, as in a training: what it no longer holds, because old files were deleted, is
@@ -63,7 +63,7 @@ def refit(
     stages = Stages(progress, seconds)
     bundle = fit_sources(log, config, stages, prefix, start=active)
     facts = active.facts
-    ranker = Ranker(facts.ranker, active.forest, facts.features, facts.openings)
+    ranker = Ranker(facts.ranker, active.forest, active.net, facts.features, facts.openings)
     line = (*facts.line, active.version)
     return completed(bundle, log, ranker, stages, prefix, line)
 

@@ -1,5 +1,6 @@
 """Training: from a log to a bundle, read top to bottom."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from recsys import features, ranking, retrieval, snapshot, terms
 from recsys import index as faiss_index
 from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle, Facts, sealed
-from recsys.config import Config
+from recsys.config import Config, RankerConfig
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings, samples
 from recsys.evaluation.split import EvaluationError, Split, has_order, split
 from recsys.events import InputError
@@ -28,12 +29,14 @@ from recsys.models import (
     embedding,
     forest,
     item_knn,
+    net,
     popularity,
     session_embedding,
     session_knn,
     transitions,
 )
-from recsys.models.forest import EMPTY, Forest
+from recsys.models.forest import Forest
+from recsys.models.net import Net
 from recsys.newcomers import newcomers
 
 # Logs whose sources are fitted at a time: each keeps a core busy and holds its models in memory.
@@ -86,7 +89,9 @@ def completed(
         ranker=ranker.summary,
         line=list(line),
     )
-    return sealed(replace(sources, forest=ranker.forest, facts=facts, snapshot=begun))
+    return sealed(
+        replace(sources, forest=ranker.forest, net=ranker.net, facts=facts, snapshot=begun)
+    )
 
 
 def _recall(bundle: Bundle) -> dict[str, float]:
@@ -181,6 +186,7 @@ def fit_sources(
         session_knn=sessions,
         session_embedding=encoder,
         forest=forest.EMPTY,
+        net=net.EMPTY,
         index=index,
         session_index=session_index,
         attribute_terms=told.terms,
@@ -193,10 +199,11 @@ def fit_sources(
 
 @dataclass(frozen=True)
 class Ranker:
-    """A forest, its features' shares of the gain, and what was done and why."""
+    """A forest and a net, the features' shares of the gain, and what was done and why."""
 
     summary: str
-    forest: Forest = EMPTY
+    forest: Forest = forest.EMPTY
+    net: Net = net.EMPTY
     features: dict[str, float] = field(default_factory=dict)
     openings: int = 0
 
@@ -358,25 +365,38 @@ def learn(
     without: Collection[str] = (),
     stages: "Stages | None" = None,
 ) -> Ranker:
-    """Train the forest. without: features that it is not shown."""
+    """Train forest and net. without: features that they are not shown."""
     columns = [k for k, name in enumerate(examples.names) if name not in without]
     names = [examples.names[k] for k in columns]
     table = examples.table[:, columns] if without else examples.table
     count = len(examples.groups)
     leaves = max(4, min(config.ranker.leaves, count // config.ranker.leaf_requests))
-    with (stages or Stages()).of("ranker", config.ranker.trees) as tick:
-        trees, gain = forest.fit(
-            table,
-            examples.labels,
-            examples.groups,
-            names,
-            replace(config.ranker, leaves=leaves),
-            config.training.seed,
-            config.training.threads,
-            tick,
-        )
-    summary = f"forest of {config.ranker.trees} trees from {count} requests ({examples.target})"
-    return Ranker(summary, trees, gain, examples.openings)
+    ranker, seed = replace(config.ranker, leaves=leaves), config.training.seed
+    # The net keeps one core busy, and trees gain little from a second.
+    threads = max(1, (config.training.threads or os.cpu_count() or 1) - bool(ranker.net_weight))
+    learned = table, examples.labels, examples.groups
+    stages = stages or Stages()
+    with stages.beside(1) as beside:
+        smooth = beside.submit(_fit_net, *learned, ranker, seed, stages)
+        with stages.of("ranker", ranker.trees) as tick:
+            trees, gain = forest.fit(*learned, names, ranker, seed, threads, tick)
+    made = f"forest of {ranker.trees} trees" + " and a net" * bool(ranker.net_weight)
+    summary = f"{made} from {count} requests ({examples.target})"
+    return Ranker(summary, trees, smooth.result(), gain, examples.openings)
+
+
+def _fit_net(
+    table: NDArray[np.float32],
+    labels: NDArray[np.int8],
+    groups: NDArray[np.int64],
+    config: RankerConfig,
+    seed: int,
+    stages: "Stages",
+) -> Net:
+    if not config.net_weight:
+        return net.EMPTY
+    with stages.of("net", net.epochs(config, len(groups))) as tick:
+        return net.fit(table, labels, groups, config, seed, tick)
 
 
 def _rows_of(vectors: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:

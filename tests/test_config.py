@@ -116,6 +116,8 @@ def aggregate(**fields: object) -> dict[str, object]:
         ({"index": {"recall_target": 97}}, "recall_target: a share of the exact ones, at most 1"),
         ({"session_index": {"hnsw_links": 1}}, "hnsw_links: must be at least 2, got 1"),
         ({"placements": {"p": {"explore": 1.5}}}, "p.explore: must be from 0 to 1, got 1.5"),
+        ({"ranker": {"net_units": 0}}, "ranker.net_units: must be at least 1"),
+        ({"ranker": {"net_weight": -0.5}}, "ranker.net_weight: must not be negative, got -0.5"),
         ({"ranker": {"hidden": 1}}, "ranker.hidden: a share of the items, below 1, got 1.0"),
         ({"placements": {"p": {"diversity": -1}}}, "p.diversity: must not be negative, got -1.0"),
         (

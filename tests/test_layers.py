@@ -21,7 +21,7 @@ ORDER = [
     *("models.tally", "models.item_knn"),
     *("models.transitions", "models.continuations"),
     *("models.session_knn", "models.session_embedding"),
-    *("models.popularity", "models.forest"),
+    *("models.popularity", "models.forest", "models.net"),
     *("bundle", "side_index", "listfiles"),
     *(
         "columns",

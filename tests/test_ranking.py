@@ -10,7 +10,7 @@ from recsys import columns, features, ranking, retrieval
 from recsys.bundle import Bundle
 from recsys.config import TransitionsConfig
 from recsys.interactions import Sequences
-from recsys.models import transitions
+from recsys.models import forest, net, transitions
 from recsys.session import Session
 from recsys.training import train
 from tests.synthetic import small_config
@@ -32,6 +32,21 @@ def test_a_source_that_is_not_asked_has_proposed_nothing(bundle: Bundle) -> None
     assert set(told["session_knn_rank"]) == {bundle.config.retrieval.session_knn}
     assert set(told["session_knn_score"]) == {0}
     assert np.min(told["session_embedding_rank"]) == 0
+
+
+@pytest.mark.parametrize("net_weight", [0.0, 0.8])
+def test_forest_and_net_rank_together(net_weight: float) -> None:
+    """A score is the sum of theirs; with a weight of 0 there is no net, and training says so."""
+    ranker = {**RANKED["ranker"], "net_weight": net_weight}
+    trained = train(circle(), small_config(**{**RANKED, "ranker": ranker}))
+    assert bool(len(trained.net.features)) == ("a net" in trained.facts.ranker) == (net_weight > 0)
+    who = retrieval.profile(trained, session_of("i2", "i3"))
+    ranked = ranking.rank(trained, who, 5, np.zeros(0, dtype=np.int32))
+    table = ranked.made_of.values
+    trees, smooth = forest.scores(trained.forest, table), net.scores(trained.net, table)
+    assert np.array_equal(ranked.scores, trees + smooth)
+    assert trees.std() > 0
+    assert (smooth.std() > 0) == (net_weight > 0)
 
 
 def test_what_is_popular_of_late_is_for_openings(bundle: Bundle) -> None:

@@ -86,12 +86,15 @@ def test_a_new_item_is_in_every_part(active: Bundle, newer: Bundle) -> None:
     assert near.mean() > far.mean()
 
 
-def test_the_forest_is_taken_over(active: Bundle, newer: Bundle) -> None:
+def test_the_ranker_is_taken_over(active: Bundle, newer: Bundle) -> None:
     """With its features; the lists are the ranker's."""
     assert active.facts.ranker.startswith("forest")
     assert len(active.forest.feature)
-    for field in dataclasses.fields(active.forest):
-        assert getattr(newer.forest, field.name) is getattr(active.forest, field.name)
+    for part in ("forest", "net"):
+        for field in dataclasses.fields(getattr(active, part)):
+            old, new = (getattr(getattr(b, part), field.name) for b in (active, newer))
+            assert new is old
+            assert len(new)
     told = ("ranker", "features", "openings")
     assert [getattr(newer.facts, name) for name in told] == [
         getattr(active.facts, name) for name in told

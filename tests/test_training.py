@@ -105,7 +105,7 @@ def test_sessions_of_one_event_tell_nothing_of_order() -> None:
 
 def test_the_ranker_is_trained_where_there_is_data(bundle: Bundle) -> None:
     """The facts say so, name every feature, and lists are of the ranker's tier."""
-    assert bundle.facts.ranker.startswith("forest of 20 trees from")
+    assert bundle.facts.ranker.startswith("forest of 20 trees and a net from")
     assert list(bundle.facts.features) == list(features.features_of(bundle.config))
     assert sum(bundle.facts.features.values()) == pytest.approx(1, abs=1e-3)
     answer = recommend(bundle, session_of("i3", "i4"), Request(n=3, placement="discover"))

@@ -135,9 +135,10 @@ def _variants(bundle: Bundle, shown: Examples, progress: Progress | None) -> Ite
         facts = replace(bundle.facts, features=ranker.features)
         asked = replace(config.retrieval, **{off: 0}) if group == "source" else config.retrieval
         changed = replace(config, retrieval=asked)
-        yield Variant(
-            off, group, replace(bundle, forest=ranker.forest, facts=facts, config=changed)
+        without_it = replace(
+            bundle, forest=ranker.forest, net=ranker.net, facts=facts, config=changed
         )
+        yield Variant(off, group, without_it)
         if progress and task is not None:
             progress.advance(task)
 
@@ -166,7 +167,7 @@ def _values(
             _, targets = looked_for(panel, sample, session, protocol)
             if targets:
                 # Whoever is asked first fetches the visitor's items from memory for all others. It
-                # is the one asked last, as its own forest would be found at hand.
+                # is the one asked last, as its own ranker would be found at hand.
                 recommend(variants[(len(values) - 1) % len(variants)].bundle, session, request)
                 answers = _answers(variants, session, request, first=len(values))
                 hits = np.zeros((len(variants), at), dtype=bool)

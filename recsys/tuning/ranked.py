@@ -49,7 +49,7 @@ class Ranked:
         # Questions are asked in any order, and aggregates go forward only.
         ranker = training.learn(examples, config, without=features.live_features(config.aggregate))
         facts = replace(self.whole.facts, features=ranker.features, openings=ranker.openings)
-        return replace(self.whole, config=config, forest=ranker.forest, facts=facts)
+        return replace(self.whole, config=config, forest=ranker.forest, net=ranker.net, facts=facts)
 
     def _examples_of(self, config: Config) -> training.Examples:
         key = (config.retrieval, config.continuations)

@@ -165,6 +165,7 @@ RANKER = (
     Setting("ranker.leaves", 8, 63, log=True, whole=True),
     Setting("ranker.learning_rate", 0.03, 0.3, log=True),
     Setting("ranker.min_leaf", 10, 500, log=True, whole=True),
+    Setting("ranker.net_weight", 0.0, 2.0),
 )
 
 
