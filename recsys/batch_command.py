@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from recsys.batch import Batch, Order, lists
+from recsys.cores import cores
 from recsys.events import InputError
 from recsys.listfiles import written
 from recsys.registry import Registry
@@ -36,7 +36,7 @@ def run(
         with contextlib.suppress(OSError):
             if path.samefile(arguments.out):
                 raise InputError(f"--out: {path} is a file that this reads; name another one")
-    start, threads = perf_counter(), arguments.threads or _cores()
+    start, threads = perf_counter(), arguments.threads or cores()
     order = _order(arguments, items)
     batch = order.batch()
     named, known = _named(batch, arguments.users), len(batch.bundle.users)
@@ -114,10 +114,3 @@ def _tell(summary: dict[str, Any], console: Console) -> None:
             "items, tier popular[/]",
             highlight=False,
         )
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -30,6 +30,7 @@ from recsys.retrieval import (
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Places = NDArray[np.intp]
 
 TINY = np.float32(1e-9)
@@ -149,24 +150,38 @@ def rank(
     table = feature_table(bundle, who, candidates)
     beside = [name for name in BESIDE if not sources or name in sources]
     found = newcomers(bundle, who, candidates, table, shows, beside) if beside else None
+    trees = forest.scores(bundle.forest, table)
+    scores = trees + net.scores(bundle.net, table)
+    ranked = Ranked(
+        candidates.rows,
+        scores,
+        Parts(candidates.sources, candidates.scores),
+        Parts(tuple(bundle.facts.features), table),
+    )
     if allowed is not None:
-        ranked = _ranked_allowed(bundle, who, candidates, table, allowed)
-    else:
-        ranked = Ranked(
-            candidates.rows,
-            _scores(bundle, table),
-            Parts(candidates.sources, candidates.scores),
-            Parts(tuple(bundle.facts.features), table),
-        )
-    return _joined(bundle, ranked, found) if found else ranked
+        ranked = _allowed(ranked, allowed, best_search(bundle, who))
+    if found:
+        new = forest.scores(bundle.forest, found.table)
+        if len(bundle.net.features):
+            new = _beside(new, trees, scores)
+        ranked = _joined(bundle, ranked, found, new)
+    return ranked
 
 
-def _scores(bundle: Bundle, table: Floats) -> NDArray[np.float64]:
-    return forest.scores(bundle.forest, table) + net.scores(bundle.net, table)
+def _beside(trees: Doubles, of_known: Doubles, scores: Doubles) -> Doubles:
+    """Scores of items that the bundle does not know: those that its own have in the places that the
+    forest alone puts them in.
+
+    Few of the requests that a net learns from hold such items, and what it met little of it takes
+    for a continuation of the rest: in a small synthetic shop half of the lists began with one.
+    trees: their scores by the forest. of_known, scores: of the bundle's own, by it and in all.
+    """
+    within = np.clip(trees, of_known.min(), of_known.max())
+    return np.interp(within, np.sort(of_known), np.sort(scores)) + (trees - within)
 
 
-def _joined(bundle: Bundle, ranked: Ranked, found: Newcomers) -> Ranked:
-    """With newcomers in rows behind those of the bundle."""
+def _joined(bundle: Bundle, ranked: Ranked, found: Newcomers, scores: Doubles) -> Ranked:
+    """With newcomers, and their scores, in rows behind those of the bundle."""
     count, places = len(bundle.items), len(ranked.rows)
     own = np.arange(count, count + len(found.names), dtype=np.int32)
     parts = np.zeros((len(ranked.parts.names) + len(BESIDE), places + len(own)), np.float32)
@@ -174,26 +189,21 @@ def _joined(bundle: Bundle, ranked: Ranked, found: Newcomers) -> Ranked:
     parts[-len(BESIDE) :, places:] = found.parts
     return Ranked(
         np.concatenate([ranked.rows, own]),
-        np.concatenate([ranked.scores, _scores(bundle, found.table)]),
+        np.concatenate([ranked.scores, scores]),
         Parts((*ranked.parts.names, *BESIDE), parts),
         Parts(ranked.made_of.names, np.concatenate([ranked.made_of.values, found.table], axis=1)),
         found.names,
     )
 
 
-def _ranked_allowed(
-    bundle: Bundle, who: Profile, candidates: Candidates, table: Floats, allowed: Mask
-) -> Ranked:
-    places = np.flatnonzero(allowed[candidates.rows])
-    table = table[:, places]
-    # What no source proposed was found by the search, and is its own.
-    searched = np.full((1, len(places)), TINY, dtype=np.float32)
+def _allowed(ranked: Ranked, allowed: Mask, search: str) -> Ranked:
+    """Those that a mask allows. search: what found those that no source proposed, and whose they
+    are."""
+    places = np.flatnonzero(allowed[ranked.rows])
+    parts, searched = ranked.parts, np.full((1, len(places)), TINY, dtype=np.float32)
     return Ranked(
-        candidates.rows[places],
-        _scores(bundle, table),
-        Parts(
-            (*candidates.sources, best_search(bundle, who)),
-            np.concatenate([candidates.scores[:, places], searched]),
-        ),
-        Parts(tuple(bundle.facts.features), table),
+        ranked.rows[places],
+        ranked.scores[places],
+        Parts((*parts.names, search), np.concatenate([parts.values[:, places], searched])),
+        Parts(ranked.made_of.names, ranked.made_of.values[:, places]),
     )

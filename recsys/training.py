@@ -12,12 +12,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from rich.progress import Progress
+from threadpoolctl import threadpool_limits
 
 from recsys import features, ranking, retrieval, snapshot, terms
 from recsys import index as faiss_index
 from recsys.aggregate_log import LogFold, told_to_ranker
 from recsys.bundle import Bundle, Facts, sealed
 from recsys.config import Config, RankerConfig
+from recsys.cores import cores
 from recsys.evaluation.replay import PROTOCOLS, Sample, openings, samples
 from recsys.evaluation.split import EvaluationError, Split, has_order, split
 from recsys.events import InputError
@@ -372,17 +374,25 @@ def learn(
     count = len(examples.groups)
     leaves = max(4, min(config.ranker.leaves, count // config.ranker.leaf_requests))
     ranker, seed = replace(config.ranker, leaves=leaves), config.training.seed
-    # The net keeps one core busy, and trees gain little from a second.
-    threads = max(1, (config.training.threads or os.cpu_count() or 1) - bool(ranker.net_weight))
     learned = table, examples.labels, examples.groups
     stages = stages or Stages()
-    with stages.beside(1) as beside:
-        smooth = beside.submit(_fit_net, *learned, ranker, seed, stages)
+    # BLAS with more threads would give another net, and take the cores of the trees.
+    with threadpool_limits(1, "blas"), stages.beside(1) as beside:
+        fitting = beside.submit(_fit_net, *learned, ranker, seed, stages)
         with stages.of("ranker", ranker.trees) as tick:
-            trees, gain = forest.fit(*learned, names, ranker, seed, threads, tick)
-    made = f"forest of {ranker.trees} trees" + " and a net" * bool(ranker.net_weight)
+            trees, gain = forest.fit(*learned, names, ranker, seed, _threads(config), tick)
+        smooth = fitting.result()
+    made = f"forest of {ranker.trees} trees" + " and a net" * bool(len(smooth.features))
     summary = f"{made} from {count} requests ({examples.target})"
-    return Ranker(summary, trees, smooth.result(), gain, examples.openings)
+    return Ranker(summary, trees, smooth, gain, examples.openings)
+
+
+def _threads(config: Config) -> int:
+    """Of the trees: threads of theirs that share a core wait for each other by spinning, and the
+    net keeps one core busy."""
+    if config.training.threads or not config.ranker.net_weight or "OMP_NUM_THREADS" in os.environ:
+        return config.training.threads
+    return max(1, cores() - 1)
 
 
 def _fit_net(
@@ -395,7 +405,7 @@ def _fit_net(
 ) -> Net:
     if not config.net_weight:
         return net.EMPTY
-    with stages.of("net", net.epochs(config, len(groups))) as tick:
+    with stages.of("net", net.steps(config, len(groups))) as tick:
         return net.fit(table, labels, groups, config, seed, tick)
 
 

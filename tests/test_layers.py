@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # Every file of recsys, in the order of the architecture: each may import those above it.
 ORDER = [
-    *("arrays", "events", "durations", "config"),
+    *("arrays", "cores", "events", "durations", "config"),
     *("items", "itemfiles"),
     *("timestamps", "cautions", "logfiles", "categories", "logrows", "quarantine", "logs"),
     *("metrics", "index", "topk"),

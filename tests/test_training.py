@@ -1,17 +1,20 @@
 """From a log to a bundle, and what the ranker may know."""
 
 import dataclasses
+import threading
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from threadpoolctl import threadpool_limits
 
 from recsys import features, ranking, retrieval, training
 from recsys.bundle import Bundle
 from recsys.config import Config, Placement, config_from_dict
 from recsys.events import Event
 from recsys.logs import Log, log_from_frame
+from recsys.models import forest, net
 from recsys.recommend import Request, recommend
 from recsys.session import Session
 from recsys.training import train
@@ -111,6 +114,70 @@ def test_the_ranker_is_trained_where_there_is_data(bundle: Bundle) -> None:
     answer = recommend(bundle, session_of("i3", "i4"), Request(n=3, placement="discover"))
     assert answer.tier == "ranker"
     assert answer.item_ids[0] == "i5"
+
+
+@pytest.fixture(scope="module")
+def shown() -> training.Examples:
+    config = small_config(**RANKED).settled(simultaneous=False)
+    return training.examples(log_from_frame(circle()), config)
+
+
+def test_the_number_of_threads_gives_no_other_ranker(shown: training.Examples) -> None:
+    """Neither that of the setting nor that of BLAS."""
+    rankers = []
+    for threads, of_blas in ((1, 1), (2, 2), (0, 4)):
+        config = small_config(**{**RANKED, "training": {"threads": threads}}).settled(
+            simultaneous=False
+        )
+        with threadpool_limits(of_blas, "blas"):
+            rankers.append(training.learn(shown, config))
+    for part in ("forest", "net"):
+        for field in dataclasses.fields(getattr(rankers[0], part)):
+            found = {getattr(getattr(r, part), field.name).tobytes() for r in rankers}
+            assert len(found) == 1
+
+
+@pytest.mark.parametrize("failing", ["forest", "net"])
+def test_what_fails_or_is_interrupted_ends_the_other(
+    failing: str, shown: training.Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error comes out, and nothing goes on: neither the trees for a net that failed at once nor
+    the net for trees that were interrupted, however long it would take."""
+    config = small_config(**RANKED).settled(simultaneous=False)
+    before = threading.active_count()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def endless(*told: object) -> None:
+        *_, tick = told
+        assert callable(tick)
+        while True:
+            tick()
+
+    def broken(*_: object) -> None:
+        raise FloatingPointError("no number")
+
+    if failing == "forest":
+        monkeypatch.setattr(forest, "fit", interrupted)
+        monkeypatch.setattr(net, "fit", endless)
+        with pytest.raises(KeyboardInterrupt):
+            training.learn(shown, config)
+    else:
+        monkeypatch.setattr(net, "fit", broken)
+        with pytest.raises(FloatingPointError, match="no number"):
+            training.learn(shown, config)
+    assert threading.active_count() == before
+
+
+def test_where_nothing_tells_candidates_apart_there_is_no_net(shown: training.Examples) -> None:
+    """And the summary names none."""
+    table = np.zeros_like(shown.table)
+    ranker = training.learn(
+        dataclasses.replace(shown, table=table), small_config(**RANKED).settled(simultaneous=False)
+    )
+    assert ranker.net is net.EMPTY
+    assert "net" not in ranker.summary
 
 
 def test_an_explained_list_shows_the_rankers_features(bundle: Bundle) -> None:

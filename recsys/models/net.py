@@ -71,7 +71,7 @@ def fit(
 ) -> Net:
     """Train on one row a candidate: float32 [rows, features], labels 0 or more, rows per request.
 
-    ``tick`` is called each epoch. Features of one value are left out; EMPTY where all are.
+    ``tick`` is called each step. Features of one value are left out; EMPTY where all are.
     """
     rng = np.random.default_rng(seed)
     start = _start(table, config.net_units, rng)
@@ -80,7 +80,7 @@ def fit(
     learner = _Learner(start)
     count = len(groups)
     ends = np.cumsum(groups)
-    steps, step = epochs(config, count) * -(-count // BATCH), 0
+    whole, step = steps(config, count), 0
     for _ in range(epochs(config, count)):
         order = rng.permutation(count)
         for first in range(0, count, BATCH):
@@ -88,16 +88,21 @@ def fit(
             sizes = groups[requests]
             starts = np.cumsum(sizes) - sizes
             rows = np.repeat(ends[requests] - sizes - starts, sizes) + np.arange(sizes.sum())
-            rate = LEARNING_RATE * (1 - step / steps)
+            rate = LEARNING_RATE * (1 - step / whole)
             learner.step(table[rows], labels[rows], sizes, starts, rate)
             step += 1
-        tick()
+            tick()
     return learner.net(config.net_weight)
 
 
 def epochs(config: RankerConfig, requests: int) -> int:
     """How often so many requests are gone through."""
     return max(config.net_epochs, min(MOST_EPOCHS, FEW_STEPS * BATCH // max(1, requests)))
+
+
+def steps(config: RankerConfig, requests: int) -> int:
+    """Steps that training on so many requests takes."""
+    return epochs(config, requests) * -(-requests // BATCH)
 
 
 def scores(net: Net, table: Floats) -> Floats:
@@ -119,16 +124,20 @@ def _start(table: Floats, units: int, rng: np.random.Generator) -> Net:
     layer, so that a net that has learned little says little."""
     sample = table[rng.integers(0, len(table), SAMPLE)] if len(table) > SAMPLE else table
     sample = np.ascontiguousarray(sample.T)
-    features = np.flatnonzero((sample != sample[:, :1]).any(axis=1)).astype(np.int32)
+    every = np.arange(len(sample), dtype=np.int32)
+    unit = np.array([_unit(row) for row in sample], dtype=np.float32)
+    as_they_are = np.zeros(len(every), dtype=np.float32), np.ones(len(every), dtype=np.float32)
+    values = _read(sample, every, unit, *as_they_are, np.float32(np.inf))[:-1]
+    centre = values.mean(axis=1, dtype=np.float64).astype(np.float32)
+    spread = values.std(axis=1, dtype=np.float64).astype(np.float32)
+    # Of values that differ less than these numbers can tell there is no spread either.
+    features = np.flatnonzero(spread > 1e-6 * np.maximum(ONE, np.abs(centre))).astype(np.int32)
     count = len(features)
-    unit = np.array([_unit(row) for row in sample[features]], dtype=np.float32)
-    as_they_are = np.zeros(count, dtype=np.float32), np.ones(count, dtype=np.float32)
-    values = _read(sample, features, unit, *as_they_are, np.float32(np.inf))[:count]
     return Net(
         features,
-        unit,
-        values.mean(axis=1, dtype=np.float64).astype(np.float32),
-        values.std(axis=1, dtype=np.float64).astype(np.float32),
+        unit[features],
+        centre[features],
+        spread[features],
         _drawn(count, units, rng),
         _drawn(units, OUTER, rng),
         np.zeros(OUTER, dtype=np.float32),
@@ -137,7 +146,8 @@ def _start(table: Floats, units: int, rng: np.random.Generator) -> Net:
 
 def _unit(values: Floats) -> float:
     """What counts as little: a tenth of the values that are not 0 are smaller."""
-    return float(np.quantile(np.abs(values[values != 0]), 0.1))
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    return float(np.quantile(sizes, 0.1)) if len(sizes) else 1.0
 
 
 def _drawn(inputs: int, units: int, rng: np.random.Generator) -> Floats:
@@ -223,7 +233,7 @@ def _read(
     limit: np.float32,
 ) -> Floats:
     """Features as inputs, float32 [i + 1, n], a row of ones last: the logarithm of one and as many
-    units as there are, with its sign, less the centre, in spreads.
+    units as there are, with its sign, less the centre, in spreads. NaN counts as 0, as to trees.
 
     The logarithm is that of Mitchell, "Computer Multiplication and Division Using Binary
     Logarithms", IRE Transactions 1962: straight between powers of two, whose exponent and mantissa
@@ -238,7 +248,8 @@ def _read(
         of, per_unit, per_spread = table[features[k]], ONE / unit[k], ONE / spread[k]
         into = values[k]
         for row in range(rows):
-            size[row] = ONE + np.abs(of[row]) * per_unit
+            far = np.abs(of[row]) * per_unit
+            size[row] = ONE + (far if far > NOTHING else NOTHING)
         for row in range(rows):
             value = np.float32(bits[row] - BITS_OF_ONE) * PER_BIT
             value = (value if of[row] > NOTHING else -value) - centre[k]

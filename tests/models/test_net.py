@@ -40,10 +40,10 @@ def firsts(model: net.Net, seed: int) -> float:
 
 
 def test_it_learns_what_no_sum_of_features_tells() -> None:
-    """What is wanted comes first in most requests that it has not seen; each epoch is told of."""
+    """What is wanted comes first in most requests that it has not seen; each step is told of."""
     ticks: list[int] = []
     model = net.fit(*data(1), CONFIG, 1, lambda: ticks.append(1))
-    assert len(ticks) == net.epochs(CONFIG, 1_500) == net.MOST_EPOCHS
+    assert len(ticks) == net.steps(CONFIG, 1_500) == 40 * 12
     assert firsts(model, 2) > 0.6  # by chance it would be .1
 
 
@@ -96,6 +96,56 @@ def test_its_weight_is_that_of_its_scores() -> None:
         for weight in (1.0, 0.5)
     )
     np.testing.assert_allclose(half, whole / 2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1.0, np.nextafter(np.float32(1), np.float32(2))),
+        (1.7e9, 1.7e9 + 128),
+        (np.nan, np.nan),
+        (np.nan, 3.0),
+        (np.inf, -np.inf),
+        (np.inf, 3.0),
+        (1e-40, 3e38),
+    ],
+)
+def test_odd_values_of_a_feature_harm_no_other(values: tuple[float, float]) -> None:
+    """Those that differ too little to tell, are no numbers or have no end: it learns all the same,
+    and every score is a number."""
+    table, labels, groups = data(1)
+    table[:, 2] = np.where(np.arange(len(table)) % 3, *values)
+    model = net.fit(table, labels, groups, CONFIG, 1)
+    assert np.isfinite(net.scores(model, np.ascontiguousarray(table.T))).all()
+    assert firsts(model, 2) > 0.6
+
+
+def test_no_number_counts_as_nothing() -> None:
+    """NaN is as 0, as it is to the trees."""
+    table, labels, groups = data(1)
+    model = net.fit(table, labels, groups, CONFIG, 1)
+    other = table[:50].copy()
+    other[:, 1] = 0
+    wanted = net.scores(model, np.ascontiguousarray(other.T))
+    other[:, 1] = np.nan
+    assert net.scores(model, np.ascontiguousarray(other.T)).tobytes() == wanted.tobytes()
+
+
+def test_requests_with_several_wanted_candidates() -> None:
+    """They share what a request weighs: all of them come before most others."""
+    table, labels, groups = data(1)
+    ends = np.cumsum(groups)
+    for start, end in zip(ends - groups, ends, strict=True):
+        worth = 0.5 * table[start:end, 1] - np.abs(table[start:end, 0] - 1)
+        labels[start:end] = worth >= np.sort(worth)[-2]
+    model = net.fit(table, labels, groups, CONFIG, 1)
+    scores = net.scores(model, np.ascontiguousarray(table.T))
+    places = [
+        np.argsort(np.argsort(-scores[start:end]))[labels[start:end] > 0].mean() / (end - start)
+        for start, end in zip(ends - groups, ends, strict=True)
+        if end - start > 10
+    ]
+    assert np.mean(places) < 0.15  # by chance it would be .5
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])
