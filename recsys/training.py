@@ -390,7 +390,8 @@ def learn(
 def _threads(config: Config) -> int:
     """Of the trees: threads of theirs that share a core wait for each other by spinning, and the
     net keeps one core busy."""
-    if config.training.threads or not config.ranker.net_weight or "OMP_NUM_THREADS" in os.environ:
+    alone = not config.ranker.net_weight
+    if config.training.threads or alone or os.environ.get("OMP_NUM_THREADS"):
         return config.training.threads
     return max(1, cores() - 1)
 

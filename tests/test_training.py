@@ -137,6 +137,34 @@ def test_the_number_of_threads_gives_no_other_ranker(shown: training.Examples) -
             assert len(found) == 1
 
 
+@pytest.mark.parametrize(
+    ("threads", "net_weight", "told", "wanted"),
+    [(2, 0.8, "", 2), (0, 0.0, "", 0), (0, 0.8, "1", 0), (0, 0.8, "", 3)],
+)
+def test_the_trees_leave_a_core_to_the_net(
+    threads: int,
+    net_weight: float,
+    told: str,
+    wanted: int,
+    shown: training.Examples,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unless the configuration or the environment says how many they get, or there is no net."""
+    asked = []
+
+    def fit(*told: object) -> tuple[forest.Forest, dict[str, float]]:
+        asked.append(told[-2])
+        return forest.EMPTY, {}
+
+    monkeypatch.setattr(forest, "fit", fit)
+    monkeypatch.setattr(training, "cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    ranker = {**RANKED["ranker"], "net_weight": net_weight}
+    tables = {**RANKED, "ranker": ranker, "training": {"threads": threads}}
+    training.learn(shown, small_config(**tables).settled(simultaneous=False))
+    assert asked == [wanted]
+
+
 @pytest.mark.parametrize("failing", ["forest", "net"])
 def test_what_fails_or_is_interrupted_ends_the_other(
     failing: str, shown: training.Examples, monkeypatch: pytest.MonkeyPatch
