@@ -75,3 +75,26 @@ async def test_a_turn_of_who_has_gone_is_the_next_ones() -> None:
     await asyncio.wait_for(here, 20)
     await asyncio.sleep(0.01)
     await asyncio.wait_for(turns.next(), 20)
+
+
+async def test_of_many_who_wait_the_first_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short a time it has waited; when few are left, what comes goes first again."""
+    monkeypatch.setattr(turns_of, "PATIENCE", 60.0)
+    monkeypatch.setattr(turns_of, "FEW", 2)
+    turns, done = Turns(), list[str]()
+
+    async def make(name: str) -> None:
+        await turns.next()
+        done.append(name)
+        asyncio.get_running_loop().call_soon(come, f"after {name}")
+
+    def come(name: str) -> None:
+        asyncio.get_running_loop().call_soon(done.append, name)
+
+    await asyncio.gather(*(make(name) for name in "abcdef"))
+    await asyncio.sleep(0.01)
+    # Of five who wait three go on at once.
+    firsts = [name for name in done if len(name) == 1]
+    assert firsts == list("abcdef")
+    assert done.index("d") < done.index("after b")
+    assert done[-5:] == ["after d", "e", "after e", "f", "after f"]
