@@ -5,9 +5,11 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import errors, openapi
 from api.admission import Admission
@@ -22,7 +24,29 @@ from recsys.store import Store, StoreUnavailable
 DESCRIPTION = "Recommendations that follow what the visitor is doing right now."
 
 
-def create_app(settings: Settings | None = None, now: Callable[[], float] = time.time) -> FastAPI:
+class App(FastAPI):
+    """FastAPI's application; what looks at every request, and what answers most, stands around it
+    rather than within, below the layers of FastAPI and Starlette. direct: the innermost of these.
+    """
+
+    def __init__(self, settings: Settings, **more: Any) -> None:
+        super().__init__(**more)
+        self.direct = Direct(
+            super().__call__,
+            [
+                Route("/v1/events", events.record_events, methods=["POST"]),
+                Route("/v1/recommendations", recommendations.post_recommendations, methods=["POST"]),
+            ],
+        )
+        # Around all else: what is refused is to cost next to nothing.
+        self._around: ASGIApp = Admission(Telemetry(self.direct), settings.max_wait)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self._around(scope, receive, send)
+
+
+def create_app(settings: Settings | None = None, now: Callable[[], float] = time.time) -> App:
     """The API. settings: default those of the environment. now: the clock, Unix seconds."""
     settings = settings or from_environment(os.environ)
 
@@ -43,7 +67,8 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
             await asyncio.gather(*tasks, return_exceptions=True)
             await engine.store.close()
 
-    app = FastAPI(
+    app = App(
+        settings,
         title="recsys",
         version="1",
         description=DESCRIPTION,
@@ -51,14 +76,6 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
         # FastAPI's own looks on every request whether somebody listens; /metrics has it all.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.direct = [
-        Route("/v1/events", events.record_events, methods=["POST"]),
-        Route("/v1/recommendations", recommendations.post_recommendations, methods=["POST"]),
-    ]
-    app.add_middleware(Direct, routes=app.state.direct)
-    app.add_middleware(Telemetry)
-    # Around all else: what is refused is to cost next to nothing.
-    app.add_middleware(Admission, longest=settings.max_wait)
     errors.install(app)
     openapi.install(app)
     for routes in (events, recommendations, items, trending, sessions, health):

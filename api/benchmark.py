@@ -133,7 +133,7 @@ def create_canned_app() -> FastAPI:
         await engine.store.read(wanted["session_id"], None, place, FOLLOWED, at, shelves.FOLLOWED)
         return Response(body, 200, None, "application/json")
 
-    app.state.direct.append(Route("/v1/recommendations", canned, methods=["POST"]))
+    app.direct.add(Route("/v1/recommendations", canned, methods=["POST"]))
     return app
 
 

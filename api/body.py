@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from api.errors import Problem, invalid
 
@@ -56,14 +55,16 @@ async def _read(request: Request, limit: int) -> bytes:
         raise _too_large(limit)
     # A chunked body declares no length, so what arrives is counted as well.
     chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise _too_large(limit)
-            chunks.append(chunk)
-    except ClientDisconnect:  # nobody is there to read this; it is for the metrics
-        raise Problem(400, "body-incomplete", "the connection ended before the body did") from None
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":  # nobody is there to read this; for the metrics
+            raise Problem(400, "body-incomplete", "the connection ended before the body did")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
     return b"".join(chunks)
 
 

@@ -95,7 +95,7 @@ def install(app: FastAPI) -> None:
     """Answer every error of an app as a problem."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _crash)
+    app.add_exception_handler(Exception, crash)
 
 
 async def _problem(_request: Request, error: Any) -> Response:
@@ -113,7 +113,7 @@ async def _http_error(request: Request, error: Any) -> Response:
     return Problem(error.status_code, "", detail, headers=error.headers).response()
 
 
-async def _crash(request: Request, error: Exception) -> Response:
-    # Uvicorn logs the traceback; the answer must not show it.
+async def crash(request: Request, error: Exception) -> Response:
+    """Answer what nobody thought of. Uvicorn logs the traceback; the answer must not show it."""
     logger.error("%s %s failed: %r", request.method, request.url.path, error)
     return Problem(500, "", "the server failed on this request; its log has the cause").response()

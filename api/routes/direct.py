@@ -8,31 +8,37 @@ from fastapi import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.errors import Problem
+from api.errors import Problem, crash
 
 
 class Direct:
     """Answers for routes without parameters, of which the last of a path counts; hands all else on.
-
-    A middleware, to be the innermost: what the others do is done for these, too.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self.app = app
-        self.routes = {
-            (method, route.path): route for route in routes for method in route.methods or ()
-        }
+        self._routes: dict[tuple[str, str], Route] = {}
+        for route in routes:
+            self.add(route)
+
+    def add(self, route: Route) -> None:
+        self._routes |= {(method, route.path): route for method in route.methods or ()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = None
         if scope["type"] == "http":
-            route = self.routes.get((scope["method"], scope["path"]))
+            route = self._routes.get((scope["method"], scope["path"]))
         if route is None:
             await self.app(scope, receive, send)
             return
         scope["route"] = route  # for the metrics
+        request = Request(scope, receive)
         try:
-            response = await route.endpoint(Request(scope, receive))
+            response = await route.endpoint(request)
         except Problem as problem:
             response = problem.response()
+        except Exception as error:
+            response = await crash(request, error)
+            await response(scope, receive, send)
+            raise  # for the log
         await response(scope, receive, send)
