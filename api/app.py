@@ -35,7 +35,9 @@ class App(FastAPI):
             super().__call__,
             [
                 Route("/v1/events", events.record_events, methods=["POST"]),
-                Route("/v1/recommendations", recommendations.post_recommendations, methods=["POST"]),
+                Route(
+                    "/v1/recommendations", recommendations.post_recommendations, methods=["POST"]
+                ),
             ],
         )
         # Around all else: what is refused is to cost next to nothing.

@@ -1,6 +1,7 @@
--- The store's operations, each atomic and one round trip. ARGV[1] names the operation.
+-- The store's operations, each atomic and one round trip. This becomes a library of functions, see
+-- store.py: what is made here is made once, and what is kept here stays from call to call.
 --
--- Every key is named here, and those of the log for its readers in store.py. KEYS[1] is the prefix "{namespace}:", whose hash tag
+-- Every key is named here, and those of the log for its readers in store.py. PREFIX is "{namespace}:", whose hash tag
 -- keeps them all on one cluster slot; behind it:
 --   session:<id>:events  list of event payloads in order of arrival, capped, session_ttl
 --   session:<id>:meta    hash: version (accepted events so far), user (last known), scores (see
@@ -45,18 +46,30 @@
 --   probation:<name>:visitors   set of digests of the visitors that count, quality_ttl
 --   log:reading          a name of the log, present once it has readers; they alone cut it then
 --   log:readers          sorted set of the readers and when they last said so
-local function events_of(session) return KEYS[1] .. 'session:' .. session .. ':events' end
-local function meta_of(session) return KEYS[1] .. 'session:' .. session .. ':meta' end
-local function users_of(session) return KEYS[1] .. 'session:' .. session .. ':users' end
-local function user_of(user) return KEYS[1] .. 'user:' .. user .. ':events' end
-local function swept_of(user) return KEYS[1] .. 'user:' .. user .. ':swept' end
-local function aside_of(session) return KEYS[1] .. 'session:' .. session .. ':aside' end
-local function seen_of(event_id) return KEYS[1] .. 'seen:' .. event_id end
-local function log_of(partition) return KEYS[1] .. 'log:' .. partition end
 
-local AGGREGATES, CHANGES = KEYS[1] .. 'aggregates', KEYS[1] .. 'changes'
-local QUARANTINE, SINCE = KEYS[1] .. 'quarantine', KEYS[1] .. 'quarantine:since'
-local function rows_of(id) return KEYS[1] .. 'aggregate:' .. id end
+-- Of the call under way: its prefix, what is named by it, and its arguments, of which the first names
+-- the operation.
+local PREFIX, ARGV
+local AGGREGATES, CHANGES, QUARANTINE, SINCE, ITEMS, ITEM_TERMS, ITEM_CHANGES
+
+local function name_by(prefix)
+  PREFIX = prefix
+  AGGREGATES, CHANGES = PREFIX .. 'aggregates', PREFIX .. 'changes'
+  QUARANTINE, SINCE = PREFIX .. 'quarantine', PREFIX .. 'quarantine:since'
+  ITEMS, ITEM_TERMS = PREFIX .. 'items', PREFIX .. 'items:terms'
+  ITEM_CHANGES = PREFIX .. 'items:changes'
+end
+
+local function events_of(session) return PREFIX .. 'session:' .. session .. ':events' end
+local function meta_of(session) return PREFIX .. 'session:' .. session .. ':meta' end
+local function users_of(session) return PREFIX .. 'session:' .. session .. ':users' end
+local function user_of(user) return PREFIX .. 'user:' .. user .. ':events' end
+local function swept_of(user) return PREFIX .. 'user:' .. user .. ':swept' end
+local function aside_of(session) return PREFIX .. 'session:' .. session .. ':aside' end
+local function seen_of(event_id) return PREFIX .. 'seen:' .. event_id end
+local function log_of(partition) return PREFIX .. 'log:' .. partition end
+
+local function rows_of(id) return PREFIX .. 'aggregate:' .. id end
 local function filled_of(id) return rows_of(id) .. ':filled' end
 local function trail_of(aggregate, session)
   return rows_of(aggregate.id .. aggregate.born) .. ':trail:' .. session
@@ -67,9 +80,6 @@ end
 local function once_of(aggregate, session)
   return rows_of(aggregate.id .. aggregate.born) .. ':once:' .. session
 end
-
-local ITEMS, ITEM_TERMS = KEYS[1] .. 'items', KEYS[1] .. 'items:terms'
-local ITEM_CHANGES = KEYS[1] .. 'items:changes'
 
 local EVENT = 11  -- arguments of one
 local CHANGES_KEPT = 100000
@@ -127,9 +137,6 @@ local function read()
   local of_items = items_place ~= '' and items_since(items_place, items_most) or {}
   return {version, user, events, user_events, own, changes, of_items}
 end
-
--- What is made is made anew in each call: the two that are called most return before the rest is.
-if ARGV[1] == 'read' then return read() end
 
 local function version_of(session)
   return tonumber(redis.call('HGET', meta_of(session), 'version') or 0)
@@ -395,8 +402,23 @@ local function uncount(aggregate, session, events, changes)
   end
 end
 
+-- What is declared, as it was read last, and the types of events that count for everybody by it.
+local declared_text, declared_last, counted_for_everybody
+
+-- These two, and the moment.
 local function declared()
-  return cjson.decode(redis.call('HGET', AGGREGATES, 'declared') or '[]')
+  local text, moment = unpack(redis.call('HMGET', AGGREGATES, 'declared', 'moment'))
+  text = text or '[]'
+  if text ~= declared_text then
+    declared_text, declared_last, counted_for_everybody = text, cjson.decode(text), {}
+    for _, aggregate in ipairs(declared_last) do
+      if for_everybody(aggregate) then
+        for type in pairs(aggregate.types) do counted_for_everybody[type] = true end
+        for type in pairs(aggregate.of) do counted_for_everybody[type] = true end
+      end
+    end
+  end
+  return declared_last, counted_for_everybody, tonumber(moment or NEVER)
 end
 
 -- Of an event: its id, session, user or '', type, item or '', Unix seconds, value or '', terms.
@@ -444,9 +466,8 @@ end
 -- Scores an event by how fast the session's come, a count that decays, how often its item did, and
 -- how many there are as long as all are of one type and one item, else 0; those without an item do
 -- not matter to that. this: its type and item; now: when it arrived, it may claim any time.
--- Kept are the velocity, the moment it is of and how many are alike, and what they are.
-local function suspicion(meta, item, this, now)
-  local scores = redis.call('HGET', meta, 'scores') or UNSCORED
+-- scores: as they are kept: the velocity, the moment it is of and how many are alike, and what they are.
+local function suspicion(meta, scores, item, this, now)
   local velocity, of, alike = struct.unpack('<ddd', scores)
   velocity = velocity * 2 ^ (math.min(0, of - now) / VELOCITY_HALF_LIFE) + 1
   local what, repetition = string.sub(scores, #UNSCORED + 1), 0
@@ -523,15 +544,9 @@ local function append()
   local now = tonumber(ARGV[11])
   local accepted, duplicates, quarantined = 0, 0, 0
   local unread = redis.call('EXISTS', log_of('reading')) == 0
-  local aggregates, moment = declared(), tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER)
-  local latest, latest_stamp = moment, nil
-  local taken_out = {}  -- types that have to be kept for it
-  for _, aggregate in ipairs(aggregates) do
-    if for_everybody(aggregate) then
-      for type in pairs(aggregate.types) do taken_out[type] = true end
-      for type in pairs(aggregate.of) do taken_out[type] = true end
-    end
-  end
+  -- taken_out: of these types events have to be kept for it.
+  local aggregates, taken_out, latest = declared()
+  local latest_stamp, versions = nil, {}
   for at = 12, #ARGV, EVENT do
     local given, id, session, user, type, item, stamp, value = unpack(ARGV, at, at + 7)
     local log_only, partition, payload = unpack(ARGV, at + 8, at + 10)
@@ -542,17 +557,18 @@ local function append()
       local terms = item ~= '' and redis.call('HGET', ITEM_TERMS, item)
       if terms then payload = string.sub(payload, 1, -2) .. ',"terms":' .. terms .. '}' end
       local meta, events, log = meta_of(session), events_of(session), log_of(partition)
+      local known_user, scores = unpack(redis.call('HMGET', meta, 'user', 'scores'))
       if user ~= '' then
         join(session, user, user_cap, session_ttl, user_ttl)
       else
-        user = redis.call('HGET', meta, 'user') or ''
+        user = known_user or ''
       end
-      redis.call('HINCRBY', meta, 'version', 1)
+      versions[session] = redis.call('HINCRBY', meta, 'version', 1)
       redis.call('EXPIRE', meta, session_ttl)
       local known = redis.call('HGET', QUARANTINE, session)
       if log_only ~= '1' and known ~= 'released' then
         local this = type .. ' ' .. item
-        local velocity, repetition, alike = suspicion(meta, item, this, now)
+        local velocity, repetition, alike = suspicion(meta, scores or UNSCORED, item, this, now)
         local why = beyond(velocity, repetition, alike)
         local since, only = string.match(known or '', '^(%S+) %S+ %S+ alike (.*)$')
         if why and not known then
@@ -599,13 +615,11 @@ local function append()
     if not named[session] then
       named[session] = true
       reply[#reply + 1] = session
-      reply[#reply + 1] = version_of(session)
+      reply[#reply + 1] = versions[session] or version_of(session)
     end
   end
   return reply
 end
-
-if ARGV[1] == 'append' then return append() end
 
 -- ARGV: session, its partition, session_ttl. Counts what a session in quarantine did, as far as it is
 -- held, and lets it count from now on; returns 1, or 0 for one that is not in quarantine.
@@ -613,8 +627,8 @@ local function release()
   local session, partition, ttl = unpack(ARGV, 2, 4)
   if not in_quarantine(session) then return 0 end
   redis.call('HSET', QUARANTINE, session, 'released')
-  local moment = tonumber(redis.call('HGET', AGGREGATES, 'moment') or NEVER)
-  local _, stamp = let_out(declared(), session, ttl, log_of(partition), moment, nil)
+  local aggregates, _, moment = declared()
+  local _, stamp = let_out(aggregates, session, ttl, log_of(partition), moment, nil)
   if stamp then redis.call('HSET', AGGREGATES, 'moment', stamp) end
   return 1
 end
@@ -846,8 +860,8 @@ local function lag()
   return reply
 end
 
-local function quality_of(bundle) return KEYS[1] .. 'quality:' .. bundle end
-local function probation_of(name) return KEYS[1] .. 'probation:' .. name end
+local function quality_of(bundle) return PREFIX .. 'quality:' .. bundle end
+local function probation_of(name) return PREFIX .. 'probation:' .. name end
 
 -- ARGV: quality_ttl, a probation or '', a digest of the visitor, then bundles and '1' if their list
 -- held the event's item, else '0', in turn; of a probation the new one first and the former then.
@@ -894,6 +908,7 @@ local function end_probation()
 end
 
 local operations = {
+  read = read, append = append,
   identify = identify, forget = forget, lag = lag,
   declare = declare, unfilled = unfilled, fill = fill, rows = rows, sweep = sweep, seen = seen,
   follow = follow,
@@ -901,4 +916,8 @@ local operations = {
   follow_items = follow_items, score = score, quality = quality, probation = probation,
   end_probation = end_probation, release = release, quarantined = quarantined
 }
-return operations[ARGV[1]]()
+return function(keys, arguments)
+  if keys[1] ~= PREFIX then name_by(keys[1]) end
+  ARGV = arguments
+  return operations[ARGV[1]]()
+end

@@ -1,8 +1,8 @@
 """Store: sessions, users' live events, de-duplication and the live log, in Redis.
 
 Every key of an engine carries its namespace as the hash tag: ``{recsys}:session:<id>:events``. The
-script in ``store.lua``, which names all keys, may therefore touch a session, its user and the log
-atomically in one round trip, and a Redis Cluster holds the whole engine on one shard; several
+functions of ``store.lua``, which names all keys, may therefore touch a session, its user and the
+log atomically in one round trip, and a Redis Cluster holds the whole engine on one shard; several
 engines are several namespaces.
 """
 
@@ -33,8 +33,10 @@ from recsys import items
 from recsys.events import LOG_ONLY_TYPES, Event, InputError, decode_known, encode
 from recsys.probation import Counts
 
-SCRIPT = Path(__file__).with_name("store.lua").read_bytes()
-SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
+CODE = Path(__file__).with_name("store.lua").read_text()
+# Operations that write nothing: a Redis that takes no writes still executes them.
+READ_ONLY = {"read", "seen", "rows", "follow", "unfilled", "item", "items", "follow_items", "lag"}
+READ_ONLY |= {"quality", "probation", "quarantined"}
 SCHEMES = ("redis", "rediss", "unix")
 DOWN_FOR = 1.0  # seconds during which a store that failed is not asked again
 MOST_PARTITIONS = 64  # of the live log: readers look for so many
@@ -44,6 +46,50 @@ MORE = object()  # an answer that is not whole yet
 # What Redis says begins so while it takes no writes: its disk, its replicas or its memory fail it,
 # or it is a replica.
 READS_ONLY = ("MISCONF", "NOREPLICAS", "OOM", "READONLY")
+# What it says, in other words or none at all, to who calls a function.
+NO_LIBRARY = "Function not found"
+NO_MEMORY = "allow-oom flag is not set on the function, can not run it"
+NO_FUNCTIONS = "ERR unknown command 'FCALL'"
+
+
+@dataclass(frozen=True)
+class Library:
+    """What Redis is told once, and keeps with its data. name: another one for other code, so that
+    versions of it may stand side by side."""
+
+    name: str
+    code: str
+
+    @classmethod
+    def of(cls, code: str) -> "Library":
+        """Of a chunk of Lua that returns what is called. It is run at the first call: only then has
+        a library what Lua brings along, ``math`` for one."""
+        name = "recsys_" + hashlib.sha1(code.encode(), usedforsecurity=False).hexdigest()
+        return cls(
+            name,
+            f"""#!lua name={name}
+local function make()
+{code}
+end
+local call
+local function run(keys, arguments)
+  call = call or make()
+  return call(keys, arguments)
+end
+redis.register_function('{name}', run)
+redis.register_function{{
+  function_name='{name}_read', callback=run, flags={{'no-writes'}}
+}}
+""",
+        )
+
+    def function(self, operation: str) -> str:
+        """The function that an operation is called by, with the prefix as its key, the operation's
+        name and arguments."""
+        return f"{self.name}_read" if operation in READ_ONLY else self.name
+
+
+LIBRARY = Library.of(CODE)
 
 
 @dataclass(frozen=True)
@@ -183,8 +229,8 @@ class StoreRefusal(StoreUnavailable):
     """Redis answers, but refuses; the text has its words."""
 
 
-class NoScript(Exception):  # noqa: N818  # no error: it is to be told the script
-    """Redis does not know the script."""
+class NoLibrary(Exception):  # noqa: N818  # no error: it is to be told the library
+    """Redis does not know the library."""
 
 
 class StoreUrlError(InputError):
@@ -434,12 +480,12 @@ class Store:
         await self._link.close()
 
     async def _run(self, operation: str, arguments: list[Any]) -> Any:
+        function = LIBRARY.function(operation)
         try:
-            return await self._link.call(
-                "EVALSHA", SCRIPT_SHA, 1, self._prefix, operation, *arguments
-            )
-        except NoScript:  # a server that has just started
-            return await self._link.call("EVAL", SCRIPT, 1, self._prefix, operation, *arguments)
+            return await self._link.call("FCALL", function, 1, self._prefix, operation, *arguments)
+        except NoLibrary:  # a server that has just begun
+            await self._link.call("FUNCTION", "LOAD", "REPLACE", LIBRARY.code)
+            return await self._link.call("FCALL", function, 1, self._prefix, operation, *arguments)
 
 
 class _Link(asyncio.Protocol):
@@ -460,7 +506,7 @@ class _Link(asyncio.Protocol):
         self._down_until = 0.0
 
     async def call(self, *command: Any) -> Any:
-        """The answer to a command. Raises StoreUnavailable, NoScript.
+        """The answer to a command. Raises StoreUnavailable, NoLibrary.
 
         Never tried twice: a batch whose answer was lost may have been counted.
         """
@@ -477,8 +523,8 @@ class _Link(asyncio.Protocol):
                 self._drop(f"Redis cannot be reached: {error}")
         found = await answer
         if isinstance(found, ReplyError):
-            if str(found).startswith("NOSCRIPT"):
-                raise NoScript
+            if NO_LIBRARY in str(found):
+                raise NoLibrary
             raise StoreRefusal(_refusal(str(found)))
         return found
 
@@ -576,7 +622,7 @@ def _hand(answer: Any, waiting: asyncio.Future[Any]) -> None:
 
 
 def _counted(event: Event) -> tuple[str, ...]:
-    """What the script's event_of takes, but the terms. Numbers as text that gives the same."""
+    """What event_of of store.lua takes, but the terms. Numbers as text that gives the same."""
     return (
         event.event_id or "",
         event.session_id,
@@ -589,7 +635,7 @@ def _counted(event: Event) -> tuple[str, ...]:
 
 
 def fill_arguments(chunk: Chunk, config: StoreConfig) -> list[Any]:
-    """What the script's fill takes."""
+    """What fill of store.lua takes."""
     return [
         chunk.id,
         chunk.source,
@@ -648,7 +694,10 @@ def redacted(url: str) -> str:
 
 
 def _refusal(said: str) -> str:
-    said = re.sub(r"\.? script: [0-9a-f]{40}, on @user_script:.*", "", said)
+    said = re.sub(r"\.? script: \w+, on @user_function:.*", "", said)
+    said = said.replace(NO_MEMORY, "command not allowed")
+    if said.startswith(NO_FUNCTIONS):
+        said = "ERR it is older than version 7: functions are needed (or Valkey)"
     code, _, words = said.partition(" ")
     if code in READS_ONLY:
         return f"Redis does not take writes: {words.lstrip()}"

@@ -27,8 +27,9 @@ from recsys.events import decode
 from recsys.lake import Entry, Lake
 from recsys.quarantine import Mark
 from recsys.store import (
+    LIBRARY,
     MOST_PARTITIONS,
-    SCRIPT,
+    NO_LIBRARY,
     Chunk,
     StoreConfig,
     StoreUnavailable,
@@ -117,7 +118,6 @@ class Stream:
         self.written = 0
         self._confirm = self.redis.register_script(CONFIRM)
         self._existing = self.redis.register_script(EXISTING)
-        self._script = self.redis.register_script(SCRIPT)
         self._partitions: dict[int, _Partition] = {}
         self._balanced = -math.inf
         self._log = ""
@@ -200,12 +200,10 @@ class Stream:
         StoreUnavailable."""
         cursor = b"0"
         while True:
-            args: list[str | bytes | int] = ["items", cursor, SCANNED]
             try:
-                found: Any = self._script(keys=[prefix(self.config)], args=args)
+                _, cursor, pairs = self._call("items", cursor, SCANNED)
             except RedisError as error:
                 raise StoreUnavailable(str(error)) from error
-            _, cursor, pairs = found
             for item_id, known in zip(pairs[::2], pairs[1::2], strict=True):
                 if known:  # not of one that was deleted
                     yield item_id.decode(), known
@@ -215,10 +213,10 @@ class Stream:
     def quality(self, version: str) -> tuple[int, int]:
         """A bundle's events that were scored, and hits among them. Raises StoreUnavailable."""
         try:
-            found: Any = self._script(keys=[prefix(self.config)], args=["quality", version])
+            scored, hits = self._call("quality", version)
         except RedisError as error:
             raise StoreUnavailable(str(error)) from error
-        return found[0], found[1]
+        return scored, hits
 
     def turn(self, balance: bool = True) -> int:
         """Read what has come, write what is due; returns how many entries came.
@@ -245,6 +243,17 @@ class Stream:
             self._leave(number)
         self.redis.zrem(log_key(self.config, "readers"), self.name)
         self.redis.close()
+
+    def _call(self, operation: str, *arguments: Any) -> Any:
+        """What an operation of store.lua answers. Raises RedisError."""
+        function = LIBRARY.function(operation)
+        try:
+            return self.redis.fcall(function, 1, prefix(self.config), operation, *arguments)
+        except ResponseError as error:
+            if NO_LIBRARY not in str(error):
+                raise
+        self.redis.function_load(LIBRARY.code, replace=True)
+        return self.redis.fcall(function, 1, prefix(self.config), operation, *arguments)
 
     def _leave(self, number: int) -> None:
         """Write what was read of a partition and let another have it."""
@@ -360,7 +369,7 @@ class Stream:
         """Begin to fill in aggregates that were declared, once all from before is in files."""
         if not self._partitions:
             return
-        told: Any = self._script(keys=[prefix(self.config)], args=["unfilled", *self._partitions])
+        told = self._call("unfilled", *self._partitions)
         for number, wanted in backfill.wanted(told).items():
             partition, key = self._partitions[number], log_key(self.config, number)
             if partition.filling:
@@ -381,7 +390,7 @@ class Stream:
                 partition.filling = None
                 break
             arguments = fill_arguments(chunk, self.config)
-            self._script(keys=[prefix(self.config)], args=["fill", *arguments])
+            self._call("fill", *arguments)
             filled += 1
             if time.monotonic() >= until:
                 break

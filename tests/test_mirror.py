@@ -1,6 +1,5 @@
 """The mirror on a real server: the stream's aggregates are those of the same events as a log."""
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from recsys.config import Aggregate, Config
 from recsys.events import Event
 from recsys.mirror import declared, mirrored
 from recsys.snapshot import EMPTY
-from recsys.store import SCRIPT, Store
+from recsys.store import CODE, Library, Store
 from tests.test_aggregates import COLUMNS, DECLARED
 
 pytestmark = pytest.mark.anyio
@@ -148,10 +147,9 @@ async def test_a_mirror_that_fell_behind_is_told(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream of changes is cut; whoever stands before the cut has to read everything."""
-    script = SCRIPT.replace(b"CHANGES_KEPT = 100000", b"CHANGES_KEPT = 10")
-    assert script != SCRIPT
-    monkeypatch.setattr("recsys.store.SCRIPT", script)
-    monkeypatch.setattr("recsys.store.SCRIPT_SHA", hashlib.sha1(script).hexdigest())
+    code = CODE.replace("CHANGES_KEPT = 100000", "CHANGES_KEPT = 10")
+    assert code != CODE
+    monkeypatch.setattr("recsys.store.LIBRARY", Library.of(code))
     mirror = await mirrored(store, CONFIG)
     await accept(store, some_events(1, 7))
     assert await mirror.catch_up(store)

@@ -1,7 +1,6 @@
 """The catalogue in the store and in the processes that follow it, on a real server."""
 
 import asyncio
-import hashlib
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from recsys.filters import filter_of
 from recsys.interactions import IdMap
 from recsys.items import FieldError, Item, change_of, encode
 from recsys.shelf import FOLLOWED, NOWHERE, Shelf, shelved
-from recsys.store import SCRIPT, Store, StoreConfig, log_key, partition_of
+from recsys.store import CODE, Library, Store, StoreConfig, log_key, partition_of
 from recsys.training import train
 from tests.synthetic import log_frame
 
@@ -135,10 +134,9 @@ async def test_a_shelf_that_fell_behind_is_told(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream of changes is cut, and whoever stands before the cut has to read everything."""
-    script = SCRIPT.replace(b"ITEM_CHANGES_KEPT = 10000", b"ITEM_CHANGES_KEPT = 10")
-    assert script != SCRIPT
-    monkeypatch.setattr("recsys.store.SCRIPT", script)
-    monkeypatch.setattr("recsys.store.SCRIPT_SHA", hashlib.sha1(script).hexdigest())
+    code = CODE.replace("ITEM_CHANGES_KEPT = 10000", "ITEM_CHANGES_KEPT = 10")
+    assert code != CODE
+    monkeypatch.setattr("recsys.store.LIBRARY", Library.of(code))
     await put(store, "i1", price=1)
     shelf = await shelved(store)
     await store.put_items([(f"n{k}", change_of({"price": k})) for k in range(400)])

@@ -16,15 +16,18 @@ from recsys.embedded import EmbeddedRedis
 from recsys.events import Event, InputError, decode
 from recsys.probation import Counts
 from recsys.store import (
+    CODE,
     QUALITY_TTL,
     Appended,
     Lag,
+    Library,
     Live,
     Store,
     StoreConfig,
     StoreRefusal,
     StoreUnavailable,
     StoreUrlError,
+    _refusal,
     check_url,
     log_key,
     partition_of,
@@ -175,18 +178,56 @@ async def test_each_call_is_one_round_trip(store: Store, redis: Redis) -> None:
     await store.read("s1", "u")
     await store.identify("s1", "v")
     after = redis.info("commandstats")
-    assert after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"] == 3
-    for name in ("eval", "multi", "get", "ping", "script|load"):
+    assert after["cmdstat_fcall"]["calls"] - before["cmdstat_fcall"]["calls"] == 3
+    for name in ("eval", "evalsha", "multi", "get", "ping", "function|load"):
         assert after.get(f"cmdstat_{name}") == before.get(f"cmdstat_{name}")
 
 
-async def test_scripts_return_after_the_server_forgot_them(store: Store, redis: Redis) -> None:
-    """A restarted server that has no script cached is served without an error."""
+async def test_the_library_returns_after_the_server_forgot_it(store: Store, redis: Redis) -> None:
+    """A restarted server that was not told the library, or lost it, is served without an error."""
     await store.append([click("a")])
-    redis.script_flush()
+    redis.function_flush()
     assert (await store.append([click("b")])).versions == {"s": 2}
-    redis.script_flush()
+    redis.function_flush()
     assert (await store.read("s", None)).version == 2
+    redis.function_flush()
+    await asyncio.gather(*(store.append([click(str(k))]) for k in range(9)))
+    assert (await store.read("s", None)).version == 11
+
+
+async def test_versions_of_the_library_stand_side_by_side(
+    store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While workers are replaced by those of another version, both call their own."""
+    await store.append([click("a")])
+    monkeypatch.setattr("recsys.store.LIBRARY", Library.of(f"-- newer\n{CODE}"))
+    assert (await store.append([click("b")])).versions == {"s": 2}
+    monkeypatch.undo()
+    before = redis.info("commandstats")
+    assert (await store.append([click("c")])).versions == {"s": 3}
+    after = redis.info("commandstats")
+    assert after["cmdstat_function|load"] == before["cmdstat_function|load"]
+
+
+async def test_namespaces_do_not_mix_in_one_library(
+    store: Store, redis_server: EmbeddedRedis
+) -> None:
+    """What the library keeps from call to call is of one prefix at a time."""
+    other = Store(redis_server.url, StoreConfig("elsewhere"))
+    await store.append([click("a")])
+    await other.append([click("x")])
+    await store.append([click("b")])
+    assert items((await other.read("s", None)).events) == ["x"]
+    assert items((await store.read("s", None)).events) == ["a", "b"]
+    await other.forget("s")
+    await other.close()
+
+
+def test_a_redis_without_functions_is_told() -> None:
+    """One older than version 7 does not know what is asked of it."""
+    assert _refusal("ERR unknown command 'FCALL', with args beginning with: 'recsys_1' '1' ") == (
+        "Redis refuses: it is older than version 7: functions are needed (or Valkey)"
+    )
 
 
 async def test_identify_joins_a_session_to_a_user(store: Store) -> None:

@@ -12,8 +12,7 @@ from api.errors import Problem, crash
 
 
 class Direct:
-    """Answers for routes without parameters, of which the last of a path counts; hands all else on.
-    """
+    """Answers for routes without parameters; hands all else on."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self.app = app
@@ -22,6 +21,7 @@ class Direct:
             self.add(route)
 
     def add(self, route: Route) -> None:
+        """The last of a path counts."""
         self._routes |= {(method, route.path): route for method in route.methods or ()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
