@@ -142,18 +142,18 @@ async def test_a_reader_that_dies_while_it_fills_in_repeats_nothing(
     deaths = 0
     for lives in range(1, 60, 9):
         stream = reader()
-        original, filled = stream._script, []
+        original, filled = stream._call, []
 
         def dying(
-            *, keys: Any, args: Any, original: Any = original, filled: Any = filled, at: int = lives
+            *args: Any, original: Any = original, filled: Any = filled, at: int = lives
         ) -> Any:
-            answer = original(keys=keys, args=args)
+            answer = original(*args)
             filled += [args] * (args[0] == "fill")
             if len(filled) == at:
                 raise Disconnected("killed")
             return answer
 
-        monkeypatch.setattr(stream, "_script", dying)
+        monkeypatch.setattr(stream, "_call", dying)
         try:
             stream.drain()
         except StoreUnavailable:
