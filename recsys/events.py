@@ -1,6 +1,7 @@
 """Events: what a visitor did, to which item, when. The vocabulary of logs, streams and sessions."""
 
 import contextlib
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,12 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     position: int | None = None
     properties: dict[str, Any] = {}
     terms: dict[str, Any] = {}
+
+
+def new_id() -> str:
+    """An id that nothing has had, 32 hexadecimal digits, and no secret: of a generator that the
+    system seeds, also after a fork, and that need not ask it each time."""
+    return f"{random.getrandbits(128):032x}"
 
 
 _encoder = msgspec.json.Encoder()

@@ -10,7 +10,9 @@ distinct items touched after it. Items stay external ids: a session knows no bun
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +50,9 @@ class Trail:
     types: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rejected: frozenset[str] = frozenset()
     visits: tuple[Visit, ...] = ()
+
+
+NO_TRAIL = Trail()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,7 @@ def _ordered(events: Iterable[Event], types: EventsConfig) -> list[Event]:
                 continue
             seen.add(event.event_id)
         unique.append(event)
-    unique.sort(key=lambda event: event.timestamp)
+    unique.sort(key=attrgetter("timestamp"))
     return unique
 
 
@@ -140,9 +145,9 @@ def _fold(
 ) -> Trail:
     """apart: with the visits, which the ranker of clicks in order is not told of."""
     if not events:  # as mostly of the past
-        return Trail()
+        return NO_TRAIL
     weights: dict[str, float] = {}  # in order of the latest touch
-    kinds: dict[str, set[str]] = {}
+    kinds: dict[str, frozenset[str]] = {}
     sequence: list[str] = []
     prices: list[float | None] = []
     closed: set[str] = set()
@@ -163,19 +168,32 @@ def _fold(
                 weights[item] = weights.get(item, 0.0) + weight
                 sequence.append(item)
                 prices.append(event.terms.get("price"))
-            kinds.setdefault(item, set()).add(event.type)
+            only, known = _only(event.type), kinds.get(item)
+            kinds[item] = only if known is None else known | only
             if apart:
                 visits.setdefault(event.session_id, {}).setdefault(item, event.timestamp)
-    # Kept above MIN_WEIGHT: float32 would turn the oldest of a long window into 0.
-    recency = np.maximum(decay ** np.arange(len(weights)), MIN_WEIGHT)
+    recency = _recency(decay, window)[: len(weights)]
     return Trail(
         items=tuple(weights),
         sequence=tuple(sequence),
         prices=tuple(prices),
         weights=(np.fromiter(weights.values(), float, len(weights)) * recency).astype(np.float32),
-        types={item: frozenset(names) for item, names in kinds.items()},
+        types=kinds,
         rejected=frozenset(rejected),
         visits=tuple(
             Visit(max(held.values()), tuple(held)) for held in islice(visits.values(), VISITS)
         ),
     )
+
+
+@lru_cache
+def _only(kind: str) -> frozenset[str]:
+    return frozenset((kind,))
+
+
+@lru_cache
+def _recency(decay: float, count: int) -> NDArray[np.float64]:
+    """What items weigh by how many were touched after them. Above MIN_WEIGHT: float32 would turn
+    the oldest of a long window into 0."""
+    weights: NDArray[np.float64] = np.maximum(decay ** np.arange(count), MIN_WEIGHT)
+    return weights

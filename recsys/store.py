@@ -30,7 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from recsys import items
-from recsys.events import LOG_ONLY_TYPES, Event, InputError, decode_known, encode
+from recsys.events import LOG_ONLY_TYPES, Event, InputError, decode_known, encode, new_id
 from recsys.probation import Counts
 
 CODE = Path(__file__).with_name("store.lua").read_text()
@@ -269,7 +269,7 @@ class Store:
         for event in events:
             named = event
             if event.terms or not event.event_id:
-                id_ = event.event_id or os.urandom(16).hex()
+                id_ = event.event_id or new_id()
                 named = structs.replace(event, event_id=id_, terms={})
             arguments += (
                 int(bool(event.event_id)),

@@ -1,7 +1,6 @@
 """/v1/recommendations: read the live session, wait for a turn, fold, recommend, answer."""
 
 import contextlib
-import os
 from time import perf_counter_ns
 from typing import Any
 
@@ -23,6 +22,7 @@ from api.errors import Problem, field_errors, invalid, store_unavailable
 from api.openapi import answers, body_of, query_of
 from api.schemas import RecommendIn, RecommendOut
 from recsys import shelf as shelves
+from recsys.events import new_id
 from recsys.mirror import FOLLOWED, session_of, told
 from recsys.recommend import Recommendation, UnknownPlacementError, filled, recommend
 from recsys.recommend import Request as Wanted
@@ -122,7 +122,7 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
         result = filled(result, bundle, session, asked, shelf.masks, condition)
     degraded = degraded or LACKING.get(result.tier)
     answer: dict[str, Any] = {
-        "recommendation_id": os.urandom(16).hex(),
+        "recommendation_id": new_id(),
         "items": listed(result, shelf),
         "bundle": result.bundle,
         "session_version": session.version,
