@@ -578,9 +578,9 @@ class _Link(asyncio.Protocol):
                 return
             if isinstance(answer, PushNotification):  # of the server, to nobody's question
                 continue
-            # In the next turn of the event loop: where there is too much to do, what follows from
-            # all answers that came together would be done before anything new is looked at.
-            asyncio.get_running_loop().call_soon(_hand, answer, self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            if not waiting.done():  # else its caller was cancelled
+                waiting.set_result(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._transport is not None and self._transport.is_closing():
@@ -614,11 +614,6 @@ class _Link(asyncio.Protocol):
         watching, self._watching = self._watching, None
         if watching is not None and watching is not asyncio.current_task():
             watching.cancel()
-
-
-def _hand(answer: Any, waiting: asyncio.Future[Any]) -> None:
-    if not waiting.done():  # else its caller was cancelled
-        waiting.set_result(answer)
 
 
 def _counted(event: Event) -> tuple[str, ...]:
