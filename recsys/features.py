@@ -1,10 +1,10 @@
 """Features: what a ranker is told of a candidate, each a named function."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from recsys.aggregates import for_everybody, ranking_by, risen
@@ -23,8 +23,7 @@ Longs = NDArray[np.int64]
 NO_VALUE = -1.0  # what the ranker is told where an item has no last value
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """What features are functions of.
 
     columns: float32 [COLUMNS, n], what is computed for all candidates at once, see `columns_of`.

@@ -8,6 +8,7 @@ from functools import partial
 from time import perf_counter_ns
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from recsys import blend, ranking, retrieval, rules, selection
@@ -286,7 +287,7 @@ def _boosted(
     made_of = ranked.made_of
     values = np.concatenate([made_of.values, added[None].astype(np.float32)])
     explained = retrieval.Parts((*made_of.names, "boost"), values)
-    return dataclasses.replace(ranked, scores=ranked.scores + added, made_of=explained)
+    return structs.replace(ranked, scores=ranked.scores + added, made_of=explained)
 
 
 def _uses_ranker(bundle: Bundle, who: retrieval.Profile, placement: Placement) -> bool:

@@ -1,10 +1,11 @@
 """Retrieval: from a bundle and a session to the candidates worth ranking."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from msgspec import Struct
 from numba import njit
 from numpy.typing import NDArray
 
@@ -29,8 +30,7 @@ SPARE, LEFT, DEPTH = 2, 0.8, 40
 NOTHING: Scored = (NO_ROWS, np.zeros(0, dtype=np.float32))
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """A visitor in the rows of one bundle.
 
     sequence: int32, the session's items newest first, repeats included, the anchor item before all.
@@ -54,8 +54,7 @@ class Profile:
     unseen: Unseen
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(Struct, frozen=True):
     """What the asked sources propose.
 
     rows: int32 [n], ascending. scores: float32 [sources, n], a source's scores over its best, 0
@@ -75,16 +74,14 @@ class Candidates:
         return self.sources.index(source) if source in self.sources else None
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """What scores were made from. values: float32 [names, n]."""
 
     names: tuple[str, ...]
     values: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(Struct, frozen=True):
     """Candidates with their final scores. rows: int32 [n], ascending. scores: [n].
 
     parts: the highest of an item names the reason for it. made_of: what each score was made from.

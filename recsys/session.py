@@ -15,7 +15,9 @@ from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from recsys.aggregates import Aggregates
@@ -32,8 +34,7 @@ class Visit(NamedTuple):
     items: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Trail:
+class Trail(Struct, frozen=True):
     """Distinct items of interest, the latest first.
 
     sequence: the item of every event that stands in the window, the latest first, with repeats.
@@ -46,8 +47,8 @@ class Trail:
     items: tuple[str, ...] = ()
     sequence: tuple[str, ...] = ()
     prices: tuple[float | None, ...] = ()
-    weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
-    types: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    weights: NDArray[np.float32] = msgspec.field(default_factory=lambda: np.zeros(0, np.float32))
+    types: Mapping[str, frozenset[str]] = {}
     rejected: frozenset[str] = frozenset()
     visits: tuple[Visit, ...] = ()
 

@@ -15,14 +15,14 @@ import time
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError, pack_command
-from msgspec import structs
+from msgspec import Struct, structs
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -124,8 +124,7 @@ class StoreConfig:
             raise InputError(f"namespace: {self.namespace!r} must be non-empty, without braces")
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(Struct, frozen=True):
     """What became of a batch. versions: of every session named in it, duplicates included.
 
     quarantined: sessions that it brought into quarantine.
@@ -168,8 +167,7 @@ class Changes:
 ItemChanges = list[tuple[bytes, list[bytes]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(Struct, frozen=True):
     """What Redis holds of a visitor, in order of arrival. version 0: an unknown session.
 
     own: rows of the aggregates of the session and its user. changes: of the others, items: of the
@@ -178,11 +176,11 @@ class Live:
 
     version: int = 0
     user_id: str | None = None
-    events: list[Event] = field(default_factory=list)
-    user_events: list[Event] = field(default_factory=list)
-    own: dict[str, bytes] = field(default_factory=dict)
+    events: list[Event] = []
+    user_events: list[Event] = []
+    own: dict[str, bytes] = {}
     changes: Changes | None = None
-    items: ItemChanges = field(default_factory=list)
+    items: ItemChanges = []
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from msgspec import structs
 
 from recsys import features, ranking, retrieval, rules, training
 from recsys.aggregate_log import LogFold
@@ -133,7 +134,7 @@ def test_rules_hold_for_them(bundle: Bundle) -> None:
     assert "new" not in asked(bundle, state, "i5", exclude=("new",))
     refused = visitor(bundle, state, "new", "i5")
     refused = dataclasses.replace(
-        refused, current=dataclasses.replace(refused.current, rejected=frozenset({"new"}))
+        refused, current=structs.replace(refused.current, rejected=frozenset({"new"}))
     )
     assert "new" not in recommend(bundle, refused, Request(placement="continue")).item_ids
     for sources, there in ((("transitions",), False), (("transitions", "newcomers"), True)):

@@ -32,7 +32,7 @@ from tests.test_training import RANKED
 pytestmark = pytest.mark.anyio
 
 # As they were when somebody last looked, after a change that was meant to cost something.
-EVENT_CALLS, LIST_CALLS, LIST_WORK = 283, 1930, 0.39
+EVENT_CALLS, LIST_CALLS, LIST_WORK = 208, 1649, 0.39
 HEADROOM = 1.5  # a few calls are a feature; half as many again are looked at
 
 Work = Callable[[], Coroutine[Any, Any, None]]
