@@ -1,9 +1,9 @@
 """`recsys benchmark serving`: the real server under a realistic load, and how far from its limit.
 
-Visits (`api.load`) at steady rates, then as many as there can be, then lists alone. After that the
-same of the limit: the same application, server, Redis and read, with a canned body of the same
-length in the place of the work. All in one run, one after the other: only their ratios can be
-compared with those of another time or machine.
+Visits (`api.load`) at steady rates, then as many as there can be, then lists alone. After that
+lists alone, and the same rates, of the limit: the same application, server, Redis and read, with a
+canned body of the same length in the place of the work. All in one run, one after the other: only
+their ratios can be compared with those of another time or machine.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from recsys import shelf as shelves
 from recsys.bundle import Bundle, sealed
 from recsys.embedded import processor_seconds
 from recsys.events import InputError
-from recsys.mirror import FOLLOWED
+from recsys.mirror import FOLLOWED, told
 from recsys.registry import Registry
 
 CANNED = "api.benchmark:create_canned_app"
@@ -73,7 +73,7 @@ def benchmark_serving(
         raise InputError("--seconds and --rates: must be above 0, --overload not below")
     bundle = Registry(data_dir / "bundles").load()
     with Progress(console=console) as progress:
-        task = progress.add_task("load", total=len(rates) + 3 + bool(overload))
+        task = progress.add_task("load", total=2 * len(rates) + 3 + bool(overload))
         found: dict[str, Any] = {"bundle": bundle.version, "counts": bundle.facts.counts}
         with _served(bundle) as url:
             measured(url, bundle, None, warm_up, seed)
@@ -104,6 +104,12 @@ def benchmark_serving(
             measured(url, bundle, None, made, seed + 200)
             found["limit"] = _saturated(url, bundle, seconds, warm_up, seed, lists_of=made)
             progress.advance(task)
+            found["limit_rates"] = []
+            for number, rate in enumerate(rates, seed + 1):
+                progress.update(task, description=f"the limit, {rate:g} visits/s")
+                row = measured(url, bundle, rate, int(rate * seconds), number)
+                found["limit_rates"].append(row)
+                progress.advance(task)
     found["ratio_to_limit"] = found["lists"]["per_second"] / found["limit"]["per_second"]
     if plot:
         latency_by_load(found, plot)
@@ -121,16 +127,20 @@ def _served(bundle: Bundle, app: str = APP, more: Mapping[str, str] | None = Non
 
 
 def create_canned_app() -> FastAPI:
-    """The application, but for the work that a list is: what is read is thrown away."""
+    """The application without the work that a list is: what is read of a visitor is thrown away."""
     app = create_app()
     body = b" " * int(os.environ[CANNED_BYTES])
 
     async def canned(request: Request) -> Response:
         engine = engine_of(request)
         wanted = await read_object(request, engine.settings.max_body)
-        place = engine.mirror.place if engine.mirror else ""
+        mirror = told(engine.active_bundle().config, engine.mirror)
+        place = mirror.place if mirror else ""
         at = engine.shelf.place if engine.shelf else ""
-        await engine.store.read(wanted["session_id"], None, place, FOLLOWED, at, shelves.FOLLOWED)
+        session = wanted["session_id"]
+        live = await engine.store.read(session, None, place, FOLLOWED, at, shelves.FOLLOWED)
+        if mirror and live.changes:  # else each would be read again by the next
+            mirror.apply(live.changes)
         return Response(body, 200, None, "application/json")
 
     app.direct.add(Route("/v1/recommendations", canned, methods=["POST"]))
@@ -272,11 +282,11 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         title="milliseconds by load",
         title_justify="left",
     )
-    for row in [*found["rates"], found["saturated"]]:
+    for row in [*found["rates"], found["saturated"], *found["limit_rates"]]:
         events, lists, visits = (row[name] for name in ("event_ms", "list_ms", "visit_ms"))
         cells = [events["p50"], events["p99"], lists["p50"], lists["p90"], lists["p99"]]
         times.add_row(
-            f"{row['per_second']:,.0f}" + ("" if row["rate"] else " (most)"),
+            f"{row['per_second']:,.0f}" + _kind(row, found),
             *(f"{value:.2f}" for value in [*cells, visits["p99"]]),
             f"{sum(row['cpu_ms_per_visit'].values()):.2f}",
             str(sum(n for status, n in row["statuses"].items() if not status.startswith("2"))),
@@ -297,6 +307,12 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         parts = ", ".join(f"{k} {v:.2f}" for k, v in found["saturated"][name].items())
         most.add_row(name, parts)
     return [times, stages, most]
+
+
+def _kind(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    if row in found["limit_rates"]:
+        return " (canned)"
+    return "" if row["rate"] else " (most)"
 
 
 def _add_overload(table: Table, found: Mapping[str, Any]) -> None:

@@ -22,6 +22,16 @@ def latency_by_load(found: Mapping[str, Any], path: Path) -> None:
                 marker="o",
                 label=f"{kind.removesuffix('_ms')} {name}",
             )
+    for kind, colour in (("list_ms", "tab:blue"), ("event_ms", "tab:orange")):
+        limit = found["limit_rates"]
+        axes.plot(
+            [row["per_second"] for row in limit],
+            [row[kind]["p99"] for row in limit],
+            color=colour,
+            alpha=0.4,
+            linewidth=0.8,
+            label=f"{kind.removesuffix('_ms')} p99, canned lists",
+        )
     axes.axvline(found["saturated"]["per_second"], color="grey", label="most visits a second")
     axes.set(
         xlabel="visits per second: an event, then a list", ylabel="milliseconds", ylim=(0, None)

@@ -208,8 +208,9 @@ def test_a_bundle_is_measured(bundle: Bundle, tmp_path: Path) -> None:
         tmp_path, [40.0], 0.5, console, tmp_path / "load.png", overload=0.5, warm_up=20
     )
     rows = [*found["rates"], found["saturated"], found["lists"], found["limit"]]
+    rows += found["limit_rates"]
     assert all(set(row["statuses"]) <= {"200", "202"} for row in rows)
-    assert found["rates"][0]["visits"] == 20
+    assert found["rates"][0]["visits"] == found["limit_rates"][0]["visits"] == 20
     assert {"store_read", "rank", "total"} <= set(found["saturated"]["stages_us"])
     during, after = (found["overload"][name] for name in ("during", "after"))
     assert set(during["statuses"]) <= {"200", "202", "503"}
