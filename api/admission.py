@@ -12,6 +12,7 @@ what is told of a visitor cannot be made up later.
 """
 
 import math
+import random
 from collections.abc import Callable
 from time import monotonic, thread_time
 
@@ -21,12 +22,14 @@ from api import telemetry
 from api.errors import Problem
 
 PACE = 0.001  # seconds that a request is taken to need until some were seen
-# What requests need is looked at in stretches of so many, or of fewer until none is under way; of
-# these one in so many: the processor time of a thread is told in .6 us, but in 12 where processors
-# are busy.
+# What requests need is looked at in stretches of so many, or of fewer until none is under way. Of
+# those that begin while none is, one in so many is: the processor time of a thread is told in .6
+# us, but in 12 where processors are busy.
 STRETCH = 8
 WEIGHT = 0.08  # of the latest stretch in what one is taken to need: they are answered in bunches
-LONGEST = 0.02  # seconds that the latest can count as, as a worker does something else meanwhile
+# As a worker does something else meanwhile, what one seems to need counts as so many seconds at
+# most, and as so many times what they were taken to need.
+LONGEST, JUMP = 0.02, 4.0
 FEWEST = 8  # requests at a time that are taken in whatever the pace
 WHILE = 0.1  # seconds without a refusal after which the queue is no standing one any more
 ANEW = 10.0  # seconds after which it is looked at anew whether it is one
@@ -53,7 +56,7 @@ class Admission:
         self.app, self.longest, self.used, self.clock = app, longest, used, clock
         self.taken, self.pace = 0, PACE
         self._refused = self._began = -math.inf
-        self._idle = self._answered = 0  # times without any under way; requests since looked at
+        self._answered = 0  # since the stretch began
         self._before: float | None = None  # used when the stretch began that is looked at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,8 +77,7 @@ class Admission:
                 self.taken += 1
 
         if not self.taken:  # what a worker did since, for no request, is no pace
-            self._idle += 1
-            self._look(self._idle % STRETCH == 0)
+            self._look(random.random() * STRETCH < 1)  # visits take turns: events, and lists
         self.taken += 1
         try:
             await self.app(scope, received, send)
@@ -92,7 +94,7 @@ class Admission:
         """From a stretch that was looked at; what goes on is looked at now."""
         if self._before is not None:
             pace = (self.used() - self._before) / self._answered
-            self.pace += WEIGHT * (min(pace, LONGEST) - self.pace)
+            self.pace += WEIGHT * (min(pace, LONGEST, JUMP * self.pace) - self.pace)
         self._look(self.taken > 0)
 
     def refuses(self, path: str) -> bool:

@@ -24,6 +24,7 @@ from recsys.aggregates import Aggregates
 from recsys.config import EventsConfig, SessionConfig
 from recsys.events import MIN_WEIGHT, Event
 
+USUAL = 256  # items that their recency is kept ready for
 VISITS = 100  # a user's earlier sessions that are told apart: a shop's hundreds cost no more
 
 
@@ -173,7 +174,7 @@ def _fold(
             kinds[item] = only if known is None else known | only
             if apart:
                 visits.setdefault(event.session_id, {}).setdefault(item, event.timestamp)
-    recency = _recency(decay, window)[: len(weights)]
+    recency = _recency(decay, max(len(weights), USUAL))[: len(weights)]
     return Trail(
         items=tuple(weights),
         sequence=tuple(sequence),

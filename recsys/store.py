@@ -34,9 +34,11 @@ from recsys.events import LOG_ONLY_TYPES, Event, InputError, decode_known, encod
 from recsys.probation import Counts
 
 CODE = Path(__file__).with_name("store.lua").read_text()
-# Operations that write nothing: a Redis that takes no writes still executes them.
+# Operations that write nothing, and those that only make room: a Redis that takes no writes, or has
+# no memory left, still executes them.
 READ_ONLY = {"read", "seen", "rows", "follow", "unfilled", "item", "items", "follow_items", "lag"}
 READ_ONLY |= {"quality", "probation", "quarantined"}
+MAKE_ROOM = {"forget", "sweep"}
 SCHEMES = ("redis", "rediss", "unix")
 DOWN_FOR = 1.0  # seconds during which a store that failed is not asked again
 MOST_PARTITIONS = 64  # of the live log: readers look for so many
@@ -49,16 +51,18 @@ READS_ONLY = ("MISCONF", "NOREPLICAS", "OOM", "READONLY")
 # What it says, in other words or none at all, to who calls a function.
 NO_LIBRARY = "Function not found"
 NO_MEMORY = "allow-oom flag is not set on the function, can not run it"
-NO_FUNCTIONS = "ERR unknown command 'FCALL'"
+NO_FUNCTIONS = re.compile(r"ERR unknown command ['`]FCALL['`]")  # quoted so from 7 on, and before
 
 
 @dataclass(frozen=True)
 class Library:
     """What Redis is told once, and keeps with its data. name: another one for other code, so that
-    versions of it may stand side by side."""
+    versions of it may stand side by side. script: the same for one call, for a Redis that takes no
+    writes: to be told a library is one."""
 
     name: str
     code: str
+    script: str
 
     @classmethod
     def of(cls, code: str) -> "Library":
@@ -80,13 +84,19 @@ redis.register_function('{name}', run)
 redis.register_function{{
   function_name='{name}_read', callback=run, flags={{'no-writes'}}
 }}
+redis.register_function{{
+  function_name='{name}_room', callback=run, flags={{'allow-oom'}}
+}}
 """,
+            f"local function make()\n{code}\nend\nreturn make()(KEYS, ARGV)",
         )
 
     def function(self, operation: str) -> str:
         """The function that an operation is called by, with the prefix as its key, the operation's
         name and arguments."""
-        return f"{self.name}_read" if operation in READ_ONLY else self.name
+        if operation in READ_ONLY:
+            return f"{self.name}_read"
+        return f"{self.name}_room" if operation in MAKE_ROOM else self.name
 
 
 LIBRARY = Library.of(CODE)
@@ -478,12 +488,16 @@ class Store:
         await self._link.close()
 
     async def _run(self, operation: str, arguments: list[Any]) -> Any:
+        call, asked = self._link.call, (1, self._prefix, operation, *arguments)
         function = LIBRARY.function(operation)
         try:
-            return await self._link.call("FCALL", function, 1, self._prefix, operation, *arguments)
+            return await call("FCALL", function, *asked)
         except NoLibrary:  # a server that has just begun
-            await self._link.call("FUNCTION", "LOAD", "REPLACE", LIBRARY.code)
-            return await self._link.call("FCALL", function, 1, self._prefix, operation, *arguments)
+            try:
+                await call("FUNCTION", "LOAD", "REPLACE", LIBRARY.code)
+            except StoreRefusal:
+                return await call("EVAL", LIBRARY.script, *asked)
+            return await call("FCALL", function, *asked)
 
 
 class _Link(asyncio.Protocol):
@@ -687,9 +701,9 @@ def redacted(url: str) -> str:
 
 
 def _refusal(said: str) -> str:
-    said = re.sub(r"\.? script: \w+, on @user_function:.*", "", said)
+    said = re.sub(r"\.? script: \w+, on @user_(function|script):.*", "", said)
     said = said.replace(NO_MEMORY, "command not allowed")
-    if said.startswith(NO_FUNCTIONS):
+    if NO_FUNCTIONS.match(said):
         said = "ERR it is older than version 7: functions are needed (or Valkey)"
     code, _, words = said.partition(" ")
     if code in READS_ONLY:

@@ -246,14 +246,17 @@ class Stream:
 
     def _call(self, operation: str, *arguments: Any) -> Any:
         """What an operation of store.lua answers. Raises RedisError."""
-        function = LIBRARY.function(operation)
+        function, asked = LIBRARY.function(operation), (prefix(self.config), operation, *arguments)
         try:
-            return self.redis.fcall(function, 1, prefix(self.config), operation, *arguments)
+            return self.redis.fcall(function, 1, *asked)
         except ResponseError as error:
             if NO_LIBRARY not in str(error):
                 raise
-        self.redis.function_load(LIBRARY.code, replace=True)
-        return self.redis.fcall(function, 1, prefix(self.config), operation, *arguments)
+        try:
+            self.redis.function_load(LIBRARY.code, replace=True)
+        except ResponseError:  # as in `Store`
+            return self.redis.eval(LIBRARY.script, 1, *asked)
+        return self.redis.fcall(function, 1, *asked)
 
     def _leave(self, number: int) -> None:
         """Write what was read of a partition and let another have it."""

@@ -14,6 +14,7 @@ from redis import Redis
 
 from recsys.embedded import EmbeddedRedis
 from recsys.events import Event, InputError, decode
+from recsys.lake import Lake
 from recsys.probation import Counts
 from recsys.store import (
     CODE,
@@ -33,6 +34,7 @@ from recsys.store import (
     partition_of,
     redacted,
 )
+from recsys.stream import Stream
 
 pytestmark = pytest.mark.anyio
 
@@ -225,7 +227,7 @@ async def test_namespaces_do_not_mix_in_one_library(
 
 def test_a_redis_without_functions_is_told() -> None:
     """One older than version 7 does not know what is asked of it."""
-    assert _refusal("ERR unknown command 'FCALL', with args beginning with: 'recsys_1' '1' ") == (
+    assert _refusal("ERR unknown command `FCALL`, with args beginning with: `recsys_1`, `1`, ") == (
         "Redis refuses: it is older than version 7: functions are needed (or Valkey)"
     )
 
@@ -372,9 +374,33 @@ async def test_a_refused_write_does_not_stop_reads(tmp_path: Path) -> None:
             await store.append([click("b")])
         live = await store.read("s", None)
         assert (live.version, items(live.events)) == (1, ["a"])
+        assert await store.sweep("none", "0", 0.0, 10) == "0"
+        assert await store.forget("s")  # what makes room is done
         redis.config_set("maxmemory", 0)
         redis.replicaof("127.0.0.1", 1)
         with pytest.raises(StoreRefusal, match=r"does not take writes: .* read only replica"):
+            await store.append([click("b")])
+        await store.close()
+
+
+@pytest.mark.parametrize("flaw", ["memory", "replica"])
+async def test_reads_go_on_where_the_library_cannot_be_told(tmp_path: Path, flaw: str) -> None:
+    """As after an upgrade, while the server takes no writes; what it says of them is passed on."""
+    with EmbeddedRedis.start(tmp_path) as server, Redis.from_url(server.url) as redis:
+        store = Store(server.url, StoreConfig(timeout=2))
+        await store.append([click("a")])
+        redis.function_flush()
+        if flaw == "memory":
+            redis.config_set("maxmemory", 1)
+        else:
+            redis.replicaof("127.0.0.1", 1)
+        live = await store.read("s", None)
+        assert (live.version, items(live.events)) == (1, ["a"])
+        stream = Stream(server.url, Lake(tmp_path / "lake"), store.config)
+        assert stream.quality("none") == (0, 0)
+        with pytest.raises(
+            StoreRefusal, match=r"does not take writes: .*('maxmemory'|replica)\.?$"
+        ):
             await store.append([click("b")])
         await store.close()
 

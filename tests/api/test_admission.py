@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from random import Random
 from typing import Any
 
 import httpx
@@ -89,6 +90,30 @@ async def test_what_is_done_between_requests_is_no_pace() -> None:
     assert asked.statuses == [200] * 800
     await asked.slow.answer(0.001, 90)
     assert asked.statuses == [200] * 890
+
+
+async def test_events_and_lists_in_turn_are_both_learned_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Visits that come one by one: what is looked at is not of one kind only."""
+    monkeypatch.setattr("api.admission.random", Random(1))
+    asked = Asked.within(0.099)
+    for _ in range(2000):
+        await asked.ask(EVENTS)
+        await asked.slow.answer(0.001)
+        await asked.ask(LISTS)
+        await asked.slow.answer(0.007)
+    assert 0.002 < asked.admission.pace < 0.006
+
+
+async def test_a_pause_is_no_pace() -> None:
+    """What else a worker did for a moment, among requests, says little of them."""
+    asked = Asked.within(0.099)
+    await asked.learn(0.0005)
+    await asked.ask(LISTS, 40)
+    asked.slow.used += 0.15
+    await asked.slow.answer(0.0005, 40)
+    assert 0.0005 <= asked.admission.pace < 0.0007
 
 
 async def test_who_has_not_sent_their_request_keeps_nobody_waiting() -> None:

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from api.routes import health
+from api import telemetry
+from api.routes import events, health, recommendations
 from api.settings import Settings
 from recsys.embedded import EmbeddedRedis
 from tests.api.conftest import Served, running
@@ -126,7 +127,38 @@ async def test_a_crash_is_a_problem_without_inner_details(
     def broken() -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(health.telemetry, "exposition", broken)
-    response = await api.client.get("/metrics")
+    with monkeypatch.context() as patched:
+        patched.setattr(health.telemetry, "exposition", broken)
+        response = await api.client.get("/metrics")
     problem(response, 500)
     assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/recommendations"])
+async def test_a_crash_on_the_direct_way_is_none_the_less(
+    api: Served,
+    problem: Check,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What goes past FastAPI answers 500, is counted, and is raised to whoever logs it."""
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    counted = telemetry.labelled(telemetry.requests, "POST", path, 500)
+    before = counted._value.get()
+    with monkeypatch.context() as patched:
+        for routes in (events, recommendations):
+            patched.setattr(routes, "read_object", broken)
+        response = await api.post(path, {})
+        problem(response, 500)
+        assert "secret" not in response.text
+        strict = httpx.ASGITransport(api.app)
+        async with httpx.AsyncClient(transport=strict, base_url="http://test") as client:
+            with pytest.raises(RuntimeError, match="secret"):
+                await client.post(path, json={})
+    assert counted._value.get() == before + 2
+    assert f"POST {path} failed: RuntimeError('secret')" in caplog.text
+    assert (await api.click("c1_i1")).status_code == 202
