@@ -590,9 +590,10 @@ class _Link(asyncio.Protocol):
                 return
             if isinstance(answer, PushNotification):  # of the server, to nobody's question
                 continue
-            waiting = self._waiting.popleft()
-            if not waiting.done():  # else its caller was cancelled
-                waiting.set_result(answer)
+            # In the next turn of the event loop: where there is too much to do, what follows from
+            # all answers that came together would be done before anything new is looked at, and
+            # lists take three times as long (p99 at three times as many visits as there can be).
+            asyncio.get_running_loop().call_soon(_hand, answer, self._waiting.popleft())
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._transport is not None and self._transport.is_closing():
@@ -626,6 +627,11 @@ class _Link(asyncio.Protocol):
         watching, self._watching = self._watching, None
         if watching is not None and watching is not asyncio.current_task():
             watching.cancel()
+
+
+def _hand(answer: Any, waiting: asyncio.Future[Any]) -> None:
+    if not waiting.done():  # else its caller was cancelled
+        waiting.set_result(answer)
 
 
 def _counted(event: Event) -> tuple[str, ...]:
