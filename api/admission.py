@@ -77,7 +77,9 @@ class Admission:
                 self.taken += 1
 
         if not self.taken:  # what a worker did since, for no request, is no pace
-            self._look(random.random() * STRETCH < 1)  # visits take turns: events, and lists
+            # By chance: where visits come one by one, each eighth request is of one kind.
+            looked_at = random.random() * STRETCH < 1
+            self._before, self._answered = self.used() if looked_at else None, 0
         self.taken += 1
         try:
             await self.app(scope, received, send)
@@ -87,15 +89,13 @@ class Admission:
             if self._answered == STRETCH or (not self.taken and self._before is not None):
                 self._learn()
 
-    def _look(self, whether: bool) -> None:
-        self._before, self._answered = self.used() if whether else None, 0
-
     def _learn(self) -> None:
         """From a stretch that was looked at; what goes on is looked at now."""
+        used = self.used()
         if self._before is not None:
-            pace = (self.used() - self._before) / self._answered
+            pace = (used - self._before) / self._answered
             self.pace += WEIGHT * (min(pace, LONGEST, JUMP * self.pace) - self.pace)
-        self._look(self.taken > 0)
+        self._before, self._answered = used if self.taken else None, 0
 
     def refuses(self, path: str) -> bool:
         """Whether a request to a path would have to wait for too long."""

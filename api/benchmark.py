@@ -74,14 +74,17 @@ def benchmark_serving(
     bundle = Registry(data_dir / "bundles").load()
     with Progress(console=console) as progress:
         task = progress.add_task("load", total=2 * len(rates) + 3 + bool(overload))
+
+        def at_rates(url: str, of: str = "") -> Iterator[dict[str, Any]]:
+            for number, rate in enumerate(rates, seed + 1):
+                progress.update(task, description=f"{of}{rate:g} visits/s")
+                yield measured(url, bundle, rate, int(rate * seconds), number)
+                progress.advance(task)
+
         found: dict[str, Any] = {"bundle": bundle.version, "counts": bundle.facts.counts}
         with _served(bundle) as url:
             measured(url, bundle, None, warm_up, seed)
-            found["rates"] = []
-            for number, rate in enumerate(rates, seed + 1):
-                progress.update(task, description=f"{rate:g} visits/s")
-                found["rates"].append(measured(url, bundle, rate, int(rate * seconds), number))
-                progress.advance(task)
+            found["rates"] = list(at_rates(url))
             progress.update(task, description="saturated")
             found["saturated"] = _saturated(url, bundle, seconds, warm_up, seed)
             progress.advance(task)
@@ -104,12 +107,7 @@ def benchmark_serving(
             measured(url, bundle, None, made, seed + 200)
             found["limit"] = _saturated(url, bundle, seconds, warm_up, seed, lists_of=made)
             progress.advance(task)
-            found["limit_rates"] = []
-            for number, rate in enumerate(rates, seed + 1):
-                progress.update(task, description=f"the limit, {rate:g} visits/s")
-                row = measured(url, bundle, rate, int(rate * seconds), number)
-                found["limit_rates"].append(row)
-                progress.advance(task)
+            found["limit_rates"] = list(at_rates(url, "the limit, "))
     found["ratio_to_limit"] = found["lists"]["per_second"] / found["limit"]["per_second"]
     if plot:
         latency_by_load(found, plot)
@@ -282,11 +280,14 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         title="milliseconds by load",
         title_justify="left",
     )
-    for row in [*found["rates"], found["saturated"], *found["limit_rates"]]:
+    rows = [(row, "") for row in found["rates"]]
+    rows += [(found["saturated"], " (most)")]
+    rows += [(row, " (canned)") for row in found["limit_rates"]]
+    for row, kind in rows:
         events, lists, visits = (row[name] for name in ("event_ms", "list_ms", "visit_ms"))
         cells = [events["p50"], events["p99"], lists["p50"], lists["p90"], lists["p99"]]
         times.add_row(
-            f"{row['per_second']:,.0f}" + _kind(row, found),
+            f"{row['per_second']:,.0f}{kind}",
             *(f"{value:.2f}" for value in [*cells, visits["p99"]]),
             f"{sum(row['cpu_ms_per_visit'].values()):.2f}",
             str(sum(n for status, n in row["statuses"].items() if not status.startswith("2"))),
@@ -307,12 +308,6 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         parts = ", ".join(f"{k} {v:.2f}" for k, v in found["saturated"][name].items())
         most.add_row(name, parts)
     return [times, stages, most]
-
-
-def _kind(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    if row in found["limit_rates"]:
-        return " (canned)"
-    return "" if row["rate"] else " (most)"
 
 
 def _add_overload(table: Table, found: Mapping[str, Any]) -> None:

@@ -54,8 +54,7 @@ async def _read(request: Request, limit: int) -> bytes:
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
     # A chunked body declares no length, so what arrives is counted as well.
-    chunks, size = [], 0
-    more = True
+    chunks, size, more = [], 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":  # nobody is there to read this; for the metrics
