@@ -143,6 +143,7 @@ class Engine:
     def _loaded(self, version: str) -> Bundle:
         """The bundle, after an answer of every placement: no visitor waits for code to compile."""
         bundle = self.registry.load(version)
+        bundle.items.hold()
         click = Event("view", "warm-up", bundle.items.ids([0])[0], timestamp=0.0)
         # Of a stream that has brought nothing: what the bundle knows itself is not made for this.
         nothing = Aggregates(ranking_by(bundle.config))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +23,8 @@ Longs = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
 # Ids and rows looked up lately that are remembered: visitors and lists name the same ones again.
-REMEMBERED = 50_000
+REMEMBERED = 100_000
+HELD = 50_000  # ids of a map that may all be remembered before somebody names them
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -69,6 +71,15 @@ class IdMap:
     def ids(self, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
         """The external id of each row."""
         return _recall(self._ids_of, np.asarray(rows).tolist(), self._read)
+
+    def hold(self) -> None:
+        """Remember all ids from now on, unless there are too many: none has to be looked up."""
+        if len(self) > HELD:
+            return
+        text, ends = self.text.tobytes(), self.offsets.tolist()
+        ids = [text[start:end].decode() for start, end in pairwise(ends)]
+        self._ids_of.update(enumerate(ids))
+        self._rows_of.update(zip(ids, range(len(ids)), strict=True))
 
     # Empty at first, so that a map costs nothing to load.
     @cached_property

@@ -47,6 +47,30 @@ def test_id_map_remembers_little_and_forgets_nothing(questions: list[list[str]])
     assert len(mapping._ids_of) <= 4
 
 
+def test_what_a_map_holds_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once; strangers are, and all ids of a map that is too large to be held."""
+    ids = ["a", "bc", "", "\u00e9t\u00e9"]
+    held, large = IdMap.from_ids(ids), IdMap.from_ids(ids)
+    held.hold()
+    monkeypatch.setattr(interactions, "HELD", 3)
+    large.hold()
+    looked_up: list[IdMap] = []
+    digest = interactions._digest
+
+    def counted(encoded: bytes) -> bytes:
+        looked_up.append(asked)
+        return digest(encoded)
+
+    monkeypatch.setattr(interactions, "_digest", counted)
+    for asked in (held, large):
+        assert asked.rows(ids).tolist() == [0, 1, 2, 3]
+        assert asked.ids([3, 0]) == ["\u00e9t\u00e9", "a"]
+    assert looked_up == [large] * 4
+    asked = held
+    assert held.rows(["c", "a"]).tolist() == [-1, 0]
+    assert looked_up == [large] * 4 + [held]
+
+
 def test_matrices_hold_weights_by_visitor_and_presence_by_session() -> None:
     """Known users come first, anonymous sessions are visitors of their own."""
     data = fold(
