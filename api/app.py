@@ -60,7 +60,8 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
         with contextlib.suppress(StoreUnavailable):  # connected, and read, before the first request
             await engine.up_to_date_shelf()
         await engine.refresh()
-        tasks = [asyncio.create_task(work) for work in (engine.watch(), engine.quality.run())]
+        works = (engine.watch(), engine.follow(), engine.quality.run())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             yield
         finally:

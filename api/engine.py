@@ -27,6 +27,8 @@ from recsys.store import Store, StoreUnavailable
 logger = logging.getLogger("recsys.api")
 
 RETRY_LOAD = 30.0  # seconds until a bundle that could not be loaded is tried again
+AT_A_LOOK = 50  # changes of aggregates that are to come at a time
+SHORTEST = 0.02  # seconds between two looks for them
 
 
 @dataclass
@@ -91,16 +93,20 @@ class Engine:
                 self.shelf = self.quality.shelf = anew
         return shelf
 
-    async def keep_up(self) -> None:
-        """Bring the mirror up to the store; read it anew where it fell behind or never was."""
-        bundle, mirror = self.bundle, self.mirror
+    async def keep_up(self) -> int:
+        """Bring the mirror up to the store, by so many changes; read it anew where it fell behind
+        or never was."""
+        bundle, mirror, taken = self.bundle, self.mirror, None
         if bundle is None:
-            return
+            return 0
         with contextlib.suppress(StoreUnavailable):  # it stays what it was
-            if mirror is None or not await mirror.catch_up(self.store):
+            if mirror:
+                taken = await mirror.catch_up(self.store)
+            if taken is None:
                 mirror = await self._mirrored(bundle, self.quality.probation, declare=False)
         if bundle is self.bundle:
             self.mirror = mirror
+        return taken or 0
 
     async def _mirrored(
         self, bundle: Bundle, probation: Probation | None, *, declare: bool
@@ -114,12 +120,20 @@ class Engine:
             logger.warning("aggregates cannot be read: %s", error)
             return None
 
+    async def follow(self) -> None:
+        """Follow the store's aggregates until cancelled, the more often the more there is: what
+        changes in a busy second takes as long as many lists, which would wait for all of it."""
+        pause = longest = self.settings.poll_seconds
+        while True:
+            await asyncio.sleep(pause)
+            taken = await self.keep_up()
+            pause = min(longest, max(SHORTEST, pause * min(2.0, AT_A_LOOK / max(1, taken))))
+
     async def watch(self) -> None:
-        """Follow the registry's pointer and the store's aggregates until cancelled."""
+        """Follow the registry's pointer, and look after what is kept, until cancelled."""
         while True:
             await asyncio.sleep(self.settings.poll_seconds)
             await self.refresh()
-            await self.keep_up()
             with contextlib.suppress(StoreUnavailable):
                 await self.up_to_date_shelf()
                 if self.mirror:

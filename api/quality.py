@@ -270,7 +270,7 @@ class Quality:
             return
         succession, former, mirror = probation.succession, probation.former, probation.former.mirror
         config, base = former.bundle.config, former.bundle.snapshot
-        if ranking_by(config) and not (mirror and await mirror.catch_up(self.store)):
+        if ranking_by(config) and (mirror is None or await mirror.catch_up(self.store) is None):
             beside = ((bundle.config, bundle.snapshot),)
             read = await mirrored(self.store, config, base, declare=False, beside=beside)
             probation.former = Judged(former.bundle, read)

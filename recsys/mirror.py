@@ -84,17 +84,19 @@ class Mirror:
                     )
         return values
 
-    async def catch_up(self, store: Store) -> bool:
-        """Take over all that changed so far; False where all must be read anew.
+    async def catch_up(self, store: Store) -> int | None:
+        """Take over all that changed so far and say how much; None where all must be read anew.
 
         Raises StoreUnavailable.
         """
+        taken = 0
         while True:
             changes = await store.follow(self.place, AT_ONCE)
             if not self.apply(changes):
-                return False
+                return None
+            taken += len(changes.entries)
             if len(changes.entries) < AT_ONCE:
-                return True
+                return taken
 
     async def sweep(self, store: Store) -> None:
         """Have the store forget some of what counts no longer, and go on there next time.
@@ -165,7 +167,7 @@ async def mirrored(
         if everything or for_everybody(aggregate):
             async for pairs in store.rows(id_):
                 mirror._set(id_, pairs)
-    if await mirror.catch_up(store):
+    if await mirror.catch_up(store) is not None:
         return mirror
     return await mirrored(store, config, base, declare=False, everything=everything, beside=beside)
 

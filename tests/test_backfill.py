@@ -93,7 +93,7 @@ async def test_files_and_the_log_are_filled_in(store: Store, reader: Any, tmp_pa
     mirror = await mirrored(store, CONFIG)
     await accept(store, later)
     reader().drain()
-    assert not await mirror.catch_up(store)
+    assert await mirror.catch_up(store) is None
     wanted = of_log([*lost, *written, *waiting, *later])
     assert_same(await found(store), wanted, FOR_ALL)
     more = some_events(30, 5)

@@ -343,13 +343,13 @@ async def test_the_former_is_told_of_its_aggregates_meanwhile(
         assert going is not None
         mirror = going.former.mirror
         assert mirror is not None
-        assert await mirror.catch_up(store)
+        assert await mirror.catch_up(store) is not None
         assert mirror.state.moment == NOW
         monkeypatch.setattr(probation, "ENOUGH", 1)
         async with asyncio.timeout(20):
             while quality_of(api).probation or quality_of(other).probation:
                 await asyncio.sleep(0.01)
-        assert not await mirror.catch_up(store)
+        assert await mirror.catch_up(store) is None
 
 
 async def test_what_a_ranker_is_told_of_is_filled_in_first(

@@ -77,8 +77,9 @@ async def test_trending_names_the_bundle_it_is_made_from(
         other = dataclasses.replace(bundle, version="another")
         mirror = await mirrored(engine.store, other.config)
 
-        async def keep_up() -> None:
+        async def keep_up() -> int:
             engine.bundle, engine.mirror = other, mirror
+            return 0
 
         monkeypatch.setattr(engine, "keep_up", keep_up)
         assert (await api.client.get("/v1/trending")).json()["bundle"] == "another"

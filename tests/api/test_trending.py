@@ -96,7 +96,7 @@ async def test_a_new_item_is_recommended_in_the_very_next_answer(
         assert (await reasons(other))["new"] == "newcomers"
         await one.click("i6", session="them", timestamp=NOW + 2)
         assert (await one.client.get("/v1/items/unheard/similar")).status_code == 404
-        await one.app.state.engine.keep_up()  # as it does every second
+        await one.app.state.engine.keep_up()  # as it does by itself, now and then
         near = (await one.client.get("/v1/items/new/similar")).json()["items"]
         assert near[0]["item_id"] == "i6"
         assert (await one.client.put("/v1/items/new", json={"visible": False})).status_code < 300
