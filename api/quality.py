@@ -147,10 +147,10 @@ class Quality:
             judged.append(probation.former)
         else:
             probation = None
-        # Tasks begin in this order, and calls leave on one connection: no second wait for reading.
-        reading = asyncio.gather(*(self._question(event, judged, probation) for event in asked))
-        appended = await asyncio.create_task(self.store.append(events))
-        questions = await reading
+        reading = [asyncio.create_task(self._question(event, judged, probation)) for event in asked]
+        await asyncio.sleep(0)  # in which they begin: calls leave, and are answered, in this order
+        appended = await self.store.append(events)
+        questions = [await question for question in reading]
         named = Counter(event.session_id for event in events)
         for question in filter(None, questions):
             session, live = question.event.session_id, question.live
