@@ -1,11 +1,11 @@
 """Interactions: a log folded into weighted matrices, and the map from ids to int32 rows."""
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +25,7 @@ Doubles = NDArray[np.float64]
 # Ids and rows looked up lately that are remembered: visitors and lists name the same ones again.
 REMEMBERED = 100_000
 HELD = 50_000  # ids of a map that may all be remembered before somebody names them
+AT_A_TIME = 500  # of them
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -76,10 +77,12 @@ class IdMap:
         """Remember all ids from now on, unless there are too many: none has to be looked up."""
         if len(self) > HELD:
             return
-        text, ends = self.text.tobytes(), self.offsets.tolist()
-        ids = [text[start:end].decode() for start, end in pairwise(ends)]
-        self._ids_of.update(enumerate(ids))
-        self._rows_of.update(zip(ids, range(len(ids)), strict=True))
+        for first in range(0, len(self), AT_A_TIME):
+            rows = range(first, min(first + AT_A_TIME, len(self)))
+            ids = self._read(rows)
+            self._ids_of.update(zip(rows, ids, strict=True))
+            self._rows_of.update(zip(ids, rows, strict=True))
+            time.sleep(0)  # a server's other threads go on meanwhile
 
     # Empty at first, so that a map costs nothing to load.
     @cached_property
@@ -90,7 +93,7 @@ class IdMap:
     def _ids_of(self) -> dict[int, str]:
         return {}
 
-    def _read(self, rows: list[int]) -> list[str]:
+    def _read(self, rows: Sequence[int]) -> list[str]:
         return [self._bytes(row).decode() for row in rows]
 
     def _look_up(self, ids: list[str]) -> list[int]:

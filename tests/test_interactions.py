@@ -51,6 +51,7 @@ def test_what_a_map_holds_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> N
     """Not once; strangers are, and all ids of a map that is too large to be held."""
     ids = ["a", "bc", "", "\u00e9t\u00e9"]
     held, large = IdMap.from_ids(ids), IdMap.from_ids(ids)
+    monkeypatch.setattr(interactions, "AT_A_TIME", 3)
     held.hold()
     monkeypatch.setattr(interactions, "HELD", 3)
     large.hold()
