@@ -155,7 +155,8 @@ class Engine:
         return bundle
 
     def _loaded(self, version: str) -> Bundle:
-        """The bundle, after an answer of every placement: no visitor waits for code to compile."""
+        """The bundle, its ids at hand, after an answer of every placement: no visitor waits for
+        look-ups, or for code to compile."""
         bundle = self.registry.load(version)
         bundle.items.hold()
         click = Event("view", "warm-up", bundle.items.ids([0])[0], timestamp=0.0)

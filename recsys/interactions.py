@@ -24,7 +24,8 @@ Doubles = NDArray[np.float64]
 
 # Ids and rows looked up lately that are remembered: visitors and lists name the same ones again.
 REMEMBERED = 100_000
-HELD = 50_000  # ids of a map that may all be remembered before somebody names them
+# Ids of a map that may all be remembered before somebody names them: as much is left for strangers.
+HELD = REMEMBERED // 2
 AT_A_TIME = 500  # of them
 
 Key = TypeVar("Key")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from api import engine as engine_of
 from api.engine import AT_A_LOOK, SHORTEST, Engine
 from api.settings import Settings
 from recsys.registry import Registry
@@ -32,7 +31,7 @@ async def test_the_more_changes_the_more_often_they_are_looked_for(
     async def keep_up() -> int:
         return round(next(looks) * pauses[-1])
 
-    monkeypatch.setattr(engine_of.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     monkeypatch.setattr(engine, "keep_up", keep_up)
     with pytest.raises(asyncio.CancelledError):
         await engine.follow()
