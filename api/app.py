@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from api import errors, openapi
 from api.admission import Admission
@@ -41,11 +41,11 @@ class App(FastAPI):
             ],
         )
         # Around all else: what is refused is to cost next to nothing.
-        self._around: ASGIApp = Admission(Telemetry(self.direct), settings.max_wait)
+        self.admission = Admission(Telemetry(self.direct), settings.max_wait)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
-        await self._around(scope, receive, send)
+        await self.admission(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None, now: Callable[[], float] = time.time) -> App:
@@ -53,9 +53,10 @@ def create_app(settings: Settings | None = None, now: Callable[[], float] = time
     settings = settings or from_environment(os.environ)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         registry = Registry(settings.data_dir / "bundles")
-        engine = Engine(settings, Store(settings.redis_url, settings.store), registry, now)
+        store = Store(settings.redis_url, settings.store)
+        engine = Engine(settings, store, registry, now, is_late=app.admission.is_late)
         app.state.engine = engine
         with contextlib.suppress(StoreUnavailable):  # connected, and read, before the first request
             await engine.up_to_date_shelf()

@@ -39,6 +39,7 @@ class Engine:
     store: Store
     registry: Registry
     now: Callable[[], float] = time.time  # Unix seconds
+    is_late: Callable[[float], bool] = lambda _: False  # a list that waited so many seconds
     bundle: Bundle | None = None
     mirror: Mirror | None = None  # of the aggregates that the bundle declares
     shelf: Shelf | None = None  # of the catalogue

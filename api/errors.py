@@ -55,6 +55,17 @@ def invalid(*fields: tuple[str, str]) -> Problem:
     return Problem(422, "invalid-request", detail, fields=fields)
 
 
+def overloaded() -> Problem:
+    """503 for what cannot be answered in time."""
+    return Problem(
+        503,
+        "overloaded",
+        "more is asked of this server than it can answer in time: nothing of this request was "
+        "done; try again in a second, events with the same event_id",
+        headers={"Retry-After": "1"},
+    )
+
+
 AGAIN = "not confirmed; try again with the same event_id, so that nothing counts twice"
 
 

@@ -286,7 +286,9 @@ class Store:
                 partition_of(event.session_id, config),
                 encode(named),
             )
-        accepted, duplicates, quarantined, *versions = await self._run("append", arguments)
+        accepted, duplicates, quarantined, *versions = await self._run(
+            "append", arguments, at_once=True
+        )
         sessions = [session.decode() for session in versions[::2]]
         named_versions = dict(zip(sessions, versions[1::2], strict=True))
         return Appended(accepted, duplicates, named_versions, quarantined)
@@ -487,11 +489,11 @@ class Store:
     async def close(self) -> None:
         await self._link.close()
 
-    async def _run(self, operation: str, arguments: list[Any]) -> Any:
+    async def _run(self, operation: str, arguments: list[Any], *, at_once: bool = False) -> Any:
         call, asked = self._link.call, (1, self._prefix, operation, *arguments)
         function = LIBRARY.function(operation)
         try:
-            return await call("FCALL", function, *asked)
+            return await call("FCALL", function, *asked, at_once=at_once)
         except NoLibrary:  # a server that has just begun
             try:
                 await call("FUNCTION", "LOAD", "REPLACE", LIBRARY.code)
@@ -513,21 +515,23 @@ class _Link(asyncio.Protocol):
         self._writer: asyncio.StreamWriter | None = None
         self._closed = False
         self._reader = Reader(notEnoughData=MORE)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        # Calls, and whether they go on at once when answered.
+        self._waiting: deque[tuple[asyncio.Future[Any], bool]] = deque()
         self._watching: asyncio.Task[None] | None = None
         self._down_until = 0.0
 
-    async def call(self, *command: Any) -> Any:
+    async def call(self, *command: Any, at_once: bool = False) -> Any:
         """The answer to a command. Raises StoreUnavailable, NoLibrary.
 
-        Never tried twice: a batch whose answer was lost may have been counted.
+        at_once: what follows is little, and goes before what follows from other answers. Never
+        tried twice: a batch whose answer was lost may have been counted.
         """
         # What cannot be packed must not wait for an answer: later ones would be handed to the wrong
         # calls.
         packed = pack_command(command)
         transport = self._transport or await self._connect()
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(answer)
+        self._waiting.append((answer, at_once))
         try:
             transport.write(packed)
         except (OSError, RuntimeError) as error:  # uvloop's, of one that was closed a moment ago
@@ -590,10 +594,13 @@ class _Link(asyncio.Protocol):
                 return
             if isinstance(answer, PushNotification):  # of the server, to nobody's question
                 continue
-            # In the next turn of the event loop: where there is too much to do, what follows from
-            # all answers that came together would be done before anything new is looked at, and
-            # lists take three times as long (p99 at three times as many visits as there can be).
-            asyncio.get_running_loop().call_soon(_hand, answer, self._waiting.popleft())
+            waiting, at_once = self._waiting.popleft()
+            if at_once:
+                _hand(answer, waiting)
+                continue
+            # In the next turn of the event loop: lists follow, and what came meanwhile is looked at
+            # before them.
+            asyncio.get_running_loop().call_soon(_hand, answer, waiting)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._transport is not None and self._transport.is_closing():
@@ -621,7 +628,7 @@ class _Link(asyncio.Protocol):
         self._writer = None
         self._down_until = time.monotonic() + DOWN_FOR
         waiting, self._waiting = self._waiting, deque()
-        for answer in waiting:
+        for answer, _ in waiting:
             if not answer.done():
                 answer.set_exception(StoreUnavailable(reason))
         watching, self._watching = self._watching, None

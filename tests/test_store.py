@@ -364,6 +364,31 @@ async def test_a_hanging_server_costs_the_time_limit_once(tmp_path: Path) -> Non
         await store.close()
 
 
+async def test_events_go_on_before_lists(tmp_path: Path) -> None:
+    """Of answers that come together those to events are handed on first: less follows from them."""
+    with EmbeddedRedis.start(tmp_path) as server:
+        store, done = Store(server.url, StoreConfig(timeout=20)), list[str]()
+        await store.append([click("a")])
+
+        async def read() -> None:
+            await store.read("s", None)
+            done.append("list")
+
+        async def append() -> None:
+            await store.append([click("b")])
+            done.append("event")
+
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            calls = [asyncio.create_task(call()) for call in (read, append, read, append)]
+            await asyncio.sleep(0.1)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        await asyncio.gather(*calls)
+        assert done == ["event", "event", "list", "list"]
+        await store.close()
+
+
 async def test_a_refused_write_does_not_stop_reads(tmp_path: Path) -> None:
     """A server that takes no writes (out of memory, disk full) still answers reads."""
     with EmbeddedRedis.start(tmp_path) as server, Redis.from_url(server.url) as redis:

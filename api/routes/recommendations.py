@@ -18,7 +18,7 @@ from api.catalogue import (
     filter_wanted,
 )
 from api.engine import Engine, engine_of
-from api.errors import Problem, field_errors, invalid, store_unavailable
+from api.errors import Problem, field_errors, invalid, overloaded, store_unavailable
 from api.openapi import answers, body_of, query_of
 from api.schemas import RecommendIn, RecommendOut
 from recsys import shelf as shelves
@@ -99,6 +99,9 @@ async def _answer(engine: Engine, wanted: RecommendIn) -> Response:
     read = perf_counter_ns()
     await engine.turns.next()
     begun = perf_counter_ns()
+    if engine.is_late((begun - read) / 1e9):
+        telemetry.refused.inc()
+        raise overloaded()
     session = session_of(live, bundle.config, mirror, wanted.session_id, wanted.user_id)
     folded = perf_counter_ns()
     asked = Wanted(

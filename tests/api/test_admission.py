@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from api.admission import ANEW, EVENTS_LAST, FEWEST, STANDING, WHILE, Admission
+from api.admission import ANEW, EVENTS_LAST, FEWEST, LOOKED_AT, STANDING, WHILE, Admission
 from api.settings import Settings
-from tests.api.conftest import running
+from api.telemetry import refused
+from tests.api.conftest import Served, running
 
 pytestmark = pytest.mark.anyio
 
@@ -200,6 +201,63 @@ async def test_a_far_away_redis_holds_nothing_up_for_ever() -> None:
         assert asked.statuses[-1] == 503
     assert len(asked.slow.waiting) == 41
     assert asked.slow.now - began == pytest.approx(ANEW, abs=WHILE)
+
+
+async def test_a_queue_that_stands_for_long_is_looked_at_with_a_part_of_the_limit() -> None:
+    """Where it is one after all, no more than that has come in, and it is kept short again."""
+    asked = Asked.within(0.6)
+    await asked.learn(0.005)
+    await asked.ask(LISTS, 200)
+    began = asked.slow.now
+    await asked.slow.answer(0.005, 111)
+    asked.slow.now = began
+    while asked.slow.now < began + ANEW:
+        asked.slow.now += WHILE / 2
+        await asked.ask(LISTS, 20)
+    assert len(asked.slow.waiting) == 21 + 20 < 121 * LOOKED_AT
+    await asked.ask(LISTS, 200)
+    assert len(asked.slow.waiting) == 121 * LOOKED_AT // 1 + 1
+    now = asked.slow.now
+    await asked.slow.answer(0.005, 51)
+    asked.slow.now = now
+    await asked.ask(LISTS, 200)
+    assert len(asked.slow.waiting) == 121 * STANDING // 1 + 1
+
+
+async def test_a_list_is_late_only_while_others_are_refused() -> None:
+    """What took long on a quiet server is worth its answer, and so are the last few."""
+    asked = Asked.within(0.099)
+    await asked.learn(0.005)
+    assert not asked.admission.is_late(60.0)
+    await asked.ask(LISTS, 50)
+    assert asked.admission.is_late(0.05)
+    assert not asked.admission.is_late(0.049)
+    now = asked.slow.now
+    await asked.slow.answer(0.005, 20 - FEWEST)
+    asked.slow.now = now
+    assert not asked.admission.is_late(60.0)
+    await asked.ask(LISTS, 20 - FEWEST)
+    asked.slow.now += 2 * WHILE
+    assert not asked.admission.is_late(60.0)
+
+
+async def test_a_late_list_is_refused(api: Served) -> None:
+    """As one that was not taken in, and counted; events are not."""
+    assert (await api.post(LISTS, {"session_id": "s"})).status_code == 200
+    asked = list[float]()
+
+    def is_late(seconds: float) -> bool:
+        asked.append(seconds)
+        return True
+
+    api.app.state.engine.is_late = is_late
+    before = refused.collect()[0].samples[0].value
+    answer = await api.post(LISTS, {"session_id": "s"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["type"] == "/problems/overloaded"
+    assert refused.collect()[0].samples[0].value == before + 1
+    assert 0 < asked[0] < 60
+    assert (await api.click("i0")).status_code == 202
 
 
 async def test_a_stall_is_no_pace() -> None:
