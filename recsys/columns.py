@@ -120,12 +120,15 @@ def cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Float
     against = np.empty((len(recent), vectors.shape[1]), np.float32)
     for place in range(len(recent)):
         against[place] = vectors[recent[place]]
+    # First, and by itself: the rows lie apart in memory, which brings several of them at the same
+    # time to a loop that does so little with each.
+    for n in range(len(rows)):
+        product = np.float32(0)
+        for j in range(len(taste)):
+            product += vectors[rows[n], j] * taste[j]
+        out[0, n] = product
     for n in range(len(rows)):
         own = vectors[rows[n]]
-        product = np.float32(0)
-        for j in range(len(own)):
-            product += own[j] * taste[j]
-        out[0, n] = product
         for place in range(len(recent)):
             product = np.float32(0)
             for j in range(len(own)):

@@ -155,6 +155,12 @@ def _propose(
         neighbours,
         0.0,
     )
+    # Their items lie apart in memory, which brings several at the same time where one of each is
+    # asked for first. Rows are not negative, but the compiler does not know.
+    asked = 0
+    for session in nearest:
+        asked += items[indptr[session]]
+    assert asked >= 0
     size, longest = 0, 0
     for session in nearest:
         length = int(indptr[session + 1] - indptr[session])
