@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from recsys.index import inner_products
 from recsys.models import continuations
 from recsys.models.popularity import POPULARITY
 from recsys.models.tally import capacity, slot
@@ -122,11 +123,7 @@ def cosines(out: Floats, vectors: Floats, rows: Rows, recent: Rows, taste: Float
         against[place] = vectors[recent[place]]
     # First, and by itself: the rows lie apart in memory, which brings several of them at the same
     # time to a loop that does so little with each.
-    for n in range(len(rows)):
-        product = np.float32(0)
-        for j in range(len(taste)):
-            product += vectors[rows[n], j] * taste[j]
-        out[0, n] = product
+    out[0] = inner_products(vectors, rows, taste)
     for n in range(len(rows)):
         own = vectors[rows[n]]
         for place in range(len(recent)):

@@ -97,7 +97,7 @@ def _nearest(
     factors: NDArray[np.float32], rows: NDArray[np.intp], vector: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The k of these ascending rows with the highest inner products, exactly."""
-    products = _products(factors, rows, np.ascontiguousarray(vector, dtype=np.float32))
+    products = inner_products(factors, rows, np.ascontiguousarray(vector, dtype=np.float32))
     if 0 < k < len(rows):
         least = np.partition(products, len(rows) - k)[len(rows) - k]
         high = np.flatnonzero(products >= least)  # more than k where several are equal
@@ -112,14 +112,14 @@ def _rescored(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The k of these rows, -1 for none, with the highest inner products."""
     found = np.sort(rows[rows >= 0])
-    products = _products(factors, found, vector)
+    products = inner_products(factors, found, vector)
     order = np.argsort(-products, kind="mergesort")[:k]  # stable: ties by row
     return found[order].astype(np.int32), products[order]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _products(
-    factors: NDArray[np.float32], rows: NDArray[np.int64], vector: NDArray[np.float32]
+def inner_products(
+    factors: NDArray[np.float32], rows: NDArray[np.integer], vector: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Inner products of these rows with a vector, without a copy of them."""
     products = np.empty(len(rows), np.float32)
