@@ -108,7 +108,7 @@ class Admission:
         now = self.clock()
         longest = self.longest * (EVENTS_LAST if path == EVENTS else 1.0)
         share = 1.0
-        if self._refuses(now):
+        if self._refused_lately(now):
             share = STANDING if now - self._began < ANEW else LOOKED_AT
         if self.taken * self.pace <= longest * share:
             return False
@@ -121,9 +121,9 @@ class Admission:
         """Whether a list that was taken in, and has waited so long for its turn, is refused."""
         if seconds <= LATE * self.longest or self.taken <= FEWEST:
             return False
-        return self._refuses(self.clock())
+        return self._refused_lately(self.clock())
 
-    def _refuses(self, now: float) -> bool:
+    def _refused_lately(self, now: float) -> bool:
         return now - self._refused < WHILE
 
 

@@ -33,10 +33,11 @@ class Slow:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    async def answer(self, seconds: float, count: int = 1) -> None:
+    async def answer(self, seconds: float, count: int = 1, *, at_once: bool = False) -> None:
+        """at_once: the clock stands meanwhile."""
         for _ in range(count):
             self.used += seconds
-            self.now += seconds
+            self.now += 0.0 if at_once else seconds
             self.waiting.pop(0).set_result(None)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -171,8 +172,7 @@ async def test_a_standing_queue_is_kept_short() -> None:
     await asked.learn(0.005)
     await asked.ask(LISTS, 200)
     assert len(asked.slow.waiting) == 121
-    await asked.slow.answer(0.005, 111)
-    asked.slow.now -= 111 * 0.005  # as if at once
+    await asked.slow.answer(0.005, 111, at_once=True)
     await asked.ask(LISTS, 200)
     assert len(asked.slow.waiting) == 121 * STANDING // 1 + 1
     await asked.slow.answer(0.005, 21)
@@ -190,8 +190,7 @@ async def test_a_far_away_redis_holds_nothing_up_for_ever() -> None:
     await asked.learn(0.005)
     await asked.ask(LISTS, 200)
     began = asked.slow.now
-    await asked.slow.answer(0.005, 81)
-    asked.slow.now = began
+    await asked.slow.answer(0.005, 81, at_once=True)
     for _ in range(int(ANEW / WHILE) * 2):
         asked.slow.now += WHILE / 2
         before = len(asked.statuses)
@@ -209,17 +208,14 @@ async def test_a_queue_that_stands_for_long_is_looked_at_with_a_part_of_the_limi
     await asked.learn(0.005)
     await asked.ask(LISTS, 200)
     began = asked.slow.now
-    await asked.slow.answer(0.005, 111)
-    asked.slow.now = began
+    await asked.slow.answer(0.005, 111, at_once=True)
     while asked.slow.now < began + ANEW:
         asked.slow.now += WHILE / 2
         await asked.ask(LISTS, 20)
     assert len(asked.slow.waiting) == 21 + 20 < 121 * LOOKED_AT
     await asked.ask(LISTS, 200)
     assert len(asked.slow.waiting) == 121 * LOOKED_AT // 1 + 1
-    now = asked.slow.now
-    await asked.slow.answer(0.005, 51)
-    asked.slow.now = now
+    await asked.slow.answer(0.005, 51, at_once=True)
     await asked.ask(LISTS, 200)
     assert len(asked.slow.waiting) == 121 * STANDING // 1 + 1
 
@@ -232,9 +228,7 @@ async def test_a_list_is_late_only_while_others_are_refused() -> None:
     await asked.ask(LISTS, 50)
     assert asked.admission.is_late(0.05)
     assert not asked.admission.is_late(0.049)
-    now = asked.slow.now
-    await asked.slow.answer(0.005, 20 - FEWEST)
-    asked.slow.now = now
+    await asked.slow.answer(0.005, 20 - FEWEST, at_once=True)
     assert not asked.admission.is_late(60.0)
     await asked.ask(LISTS, 20 - FEWEST)
     asked.slow.now += 2 * WHILE
